@@ -1,0 +1,151 @@
+"""The typed reading of `shops/<name>/shop.yml`: everything the platform may know about one shop.
+
+A setting is here because some code reads it; a wrong or unknown key is refused with the file's name
+and the key, never ignored.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+SHOPS = ROOT / "shops"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ShopError(ValueError):
+    """A shop that cannot be used as it is written; the message says what to change."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RawFiles(_Strict):
+    """One kind of raw file: it becomes the view `raw.<key>` that the shop's SELECTs read."""
+
+    files: str = Field(description="glob below the shop's raw folder")
+    format: Literal["parquet", "csv", "json"] = Field(description="json is one object a line")
+    columns: list[str] = Field(description="columns every file must have")
+    optional: list[str] = Field(
+        default=[], description="columns a file may lack; they read as NULL there"
+    )
+
+
+class Orders(_Strict):
+    """What counts when orders are followed over time."""
+
+    repurchase_windows: list[int] = Field(
+        default=[30, 90, 180, 365], description="W in days of the repurchase rate"
+    )
+
+
+class Churn(_Strict):
+    """Churn without a contract is `no order in the next H days` (docs/analyst.md)."""
+
+    gap_quantile: Share = Field(
+        default=0.9, description="H is this quantile of the days between orders"
+    )
+
+
+class Thresholds(_Strict):
+    """The limits the audit blocks on."""
+
+    max_quarantine_share: Share = Field(
+        default=0.02, description="rows that break the contract, over rows read"
+    )
+    max_revenue_drop: Share = Field(
+        default=0.6, description="a week's revenue may fall this much against the week before"
+    )
+    max_user_drop: Share = Field(
+        default=0.3, description="users known tonight may not fall below those of last night by more"
+    )
+
+
+class Recommender(_Strict):
+    """What the nightly recommender learns from and is judged on."""
+
+    input_events: list[str] = Field(description="event types that make up a user's sequence")
+    target_events: list[str] = Field(description="event types in the held-out days to be foreseen")
+    holdout_days: int = Field(ge=1, description="the last days, kept out of training")
+    max_length: int = Field(default=64, ge=2, description="most recent events read per user")
+    max_steps: int = Field(default=600, ge=1, description="longest training, in optimiser steps")
+
+
+class Shop(_Strict):
+    """One shop, read from `shops/<name>/shop.yml`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    simulated: bool = Field(default=False, description="figures are labelled as simulated")
+    time_zone: str = Field(description="IANA name; the nightly schedule runs at 02:00 there")
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    language: str = Field(description="language of titles and texts, ISO 639-1")
+    start: date = Field(description="first day of data")
+    end: date | None = Field(default=None, description="last day, for an archive that is complete")
+    default_night: date | None = Field(
+        default=None, description="the night that `make run` runs when none is named"
+    )
+    raw: dict[str, RawFiles]
+    orders: Orders = Orders()
+    churn: Churn = Churn()
+    thresholds: Thresholds = Thresholds()
+    recommender: Recommender
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        ZoneInfo(value)
+        return value
+
+    @model_validator(mode="after")
+    def _night_in_range(self) -> Shop:
+        for night in filter(None, [self.default_night, self.end]):
+            if night < self.start:
+                raise ValueError(f"{night} is before start {self.start}")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """`shops/<name>`, where `shop.yml` and the SELECTs are."""
+        return SHOPS / self.name
+
+    def select(self, table: str) -> str | None:
+        """The shop's SELECT for a contract table, or None when it has no such data."""
+        path = self.folder / f"{table}.sql"
+        return path.read_text() if path.exists() else None
+
+    def check_night(self, night: date) -> date:
+        """`night` itself; raises ShopError when the shop has no such night."""
+        if night < self.start or (self.end and night > self.end):
+            raise ShopError(
+                f"{self.name} has nights from {self.start} to {self.end or 'today'}, not {night}"
+            )
+        return night
+
+
+def load_shop(name: str) -> Shop:
+    """Read `shops/<name>/shop.yml`; raises ShopError with the file, the key and the reason."""
+    path = SHOPS / name / "shop.yml"
+    if not path.exists():
+        known = ", ".join(shop_names()) or "none"
+        raise ShopError(f"no shop '{name}': {path} is missing (shops here: {known})")
+    try:
+        shop = Shop.model_validate(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise ShopError(f"{path}: {error}") from error
+    if shop.name != name:
+        raise ShopError(f"{path}: name is '{shop.name}' but the folder is '{name}'")
+    return shop
+
+
+def shop_names() -> list[str]:
+    """The shops that are here, in alphabetical order."""
+    return sorted(path.parent.name for path in SHOPS.glob("*/shop.yml"))

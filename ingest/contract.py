@@ -1,0 +1,186 @@
+"""The contract: the four tables every shop maps to, once, for ingestion, dbt sources and docs.
+
+A column says its type, whether it may be missing and what it means; a rule says when a row breaks
+the contract. `python -m ingest.contract` writes the dbt source file and the docs page from here; a
+test holds them equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EVENT_TYPES = (
+    "view",
+    "click",
+    "search",
+    "cart_add",
+    "cart_remove",
+    "checkout",
+    "purchase",
+    "refund",
+    "exposure",
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `type` is a DuckDB type; timestamps are UTC without a zone, microseconds."""
+
+    name: str
+    type: str
+    description: str
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A row is broken when `broken` (a SQL predicate over the table's columns) is true."""
+
+    name: str
+    broken: str
+    description: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One contract table; `key` is unique, `time` says which day a row belongs to.
+
+    A `snapshot` table (the catalogue) is mapped from all of its files whenever one changes; the
+    others re-map only the days that a file touches.
+    """
+
+    name: str
+    key: str
+    time: str
+    grain: str
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...] = ()
+    snapshot: bool = False
+
+    @property
+    def personal(self) -> tuple[str, ...]:
+        """Columns that hold a shopper's identity and are replaced by a pseudonym at the door."""
+        return tuple(column.name for column in self.columns if column.name == "user_id")
+
+
+_MONEY = "DECIMAL(18,4)"
+_USER = "Pseudonym of the shopper (HMAC of the shop's own id); NULL for a guest"
+
+EVENTS = Table(
+    name="events",
+    key="event_id",
+    time="event_ts",
+    grain="One row per thing a shopper did or was shown.",
+    columns=(
+        Column("event_id", "VARCHAR", "Unique id; a row delivered again has the same one", True),
+        Column("event_ts", "TIMESTAMP", "When it happened, UTC", True),
+        Column("user_id", "VARCHAR", _USER),
+        Column("session_id", "VARCHAR", "The shop's own session id, where it has one"),
+        Column("event_type", "VARCHAR", "One of: " + ", ".join(EVENT_TYPES), True),
+        Column("item_id", "VARCHAR", "The item it is about"),
+        Column("order_id", "VARCHAR", "The order of a checkout, purchase or refund"),
+        Column("quantity", "BIGINT", "Pieces, positive also for refunds"),
+        Column("unit_price", _MONEY, "Price of one piece in `currency`"),
+        Column("currency", "VARCHAR", "ISO 4217"),
+        Column("dwell_ms", "BIGINT", "Time on the page where the shop measures it, milliseconds"),
+        Column("query", "VARCHAR", "What was searched for"),
+        Column("channel", "VARCHAR", "Where the visit came from"),
+        Column("properties", "VARCHAR", "JSON object with anything else the shop keeps"),
+    ),
+    rules=(
+        Rule(
+            "unknown_event_type",
+            "event_type NOT IN (" + ", ".join(f"'{kind}'" for kind in EVENT_TYPES) + ")",
+            "event_type is not one of the contract's",
+        ),
+        Rule(
+            "item_missing",
+            "item_id IS NULL AND event_type IN "
+            "('view', 'click', 'cart_add', 'cart_remove', 'purchase', 'exposure')",
+            "an event about an item names none",
+        ),
+        Rule(
+            "order_missing",
+            "order_id IS NULL AND event_type = 'purchase'",
+            "a purchase names no order",
+        ),
+        Rule(
+            "quantity_not_positive",
+            "event_type IN ('purchase', 'refund') AND coalesce(quantity, 0) <= 0",
+            "a purchase or refund of nothing",
+        ),
+        Rule(
+            "price_missing",
+            "event_type IN ('purchase', 'refund') AND unit_price IS NULL",
+            "a purchase or refund without a price",
+        ),
+        Rule("price_negative", "unit_price < 0", "a price below zero"),
+        Rule("price_absurd", "unit_price > 1000000", "a price above one million"),
+        Rule("dwell_negative", "dwell_ms < 0", "a time on the page below zero"),
+        Rule("before_2000", "event_ts < TIMESTAMP '2000-01-01'", "a timestamp before the year 2000"),
+    ),
+)
+
+ITEMS = Table(
+    name="items",
+    key="item_id, valid_from",
+    time="valid_from",
+    grain="One row per item and version of its texts or price.",
+    columns=(
+        Column("item_id", "VARCHAR", "The shop's id of the item", True),
+        Column("title", "VARCHAR", "Title in the shop's language", True),
+        Column("description", "VARCHAR", "Longer text"),
+        Column("category_path", "VARCHAR", "Categories from the root, separated by ' > '"),
+        Column("brand", "VARCHAR", "Brand"),
+        Column("price", _MONEY, "List price of one piece in the shop's currency"),
+        Column("valid_from", "TIMESTAMP", "Since when this version holds, UTC", True),
+    ),
+    rules=(
+        Rule("title_empty", "trim(title) = ''", "a title without a letter"),
+        Rule("price_negative", "price < 0", "a price below zero"),
+    ),
+    snapshot=True,
+)
+
+REVIEWS = Table(
+    name="reviews",
+    key="review_id",
+    time="event_ts",
+    grain="One row per review.",
+    columns=(
+        Column("review_id", "VARCHAR", "Unique id", True),
+        Column("event_ts", "TIMESTAMP", "When it was written, UTC", True),
+        Column("user_id", "VARCHAR", _USER),
+        Column("item_id", "VARCHAR", "The item it is about", True),
+        Column("rating", "DOUBLE", "Stars, 1 to 5", True),
+        Column("text", "VARCHAR", "What was written"),
+    ),
+    rules=(Rule("rating_out_of_range", "rating NOT BETWEEN 1 AND 5", "stars below 1 or above 5"),),
+)
+
+MESSAGES = Table(
+    name="messages",
+    key="message_id",
+    time="event_ts",
+    grain="One row per message of a support conversation.",
+    columns=(
+        Column("message_id", "VARCHAR", "Unique id", True),
+        Column("event_ts", "TIMESTAMP", "When it was sent, UTC", True),
+        Column("conversation_id", "VARCHAR", "The conversation it belongs to", True),
+        Column("user_id", "VARCHAR", _USER),
+        Column("sender", "VARCHAR", "customer or agent", True),
+        Column("item_id", "VARCHAR", "The item it is about"),
+        Column("order_id", "VARCHAR", "The order it is about"),
+        Column("text", "VARCHAR", "What was written", True),
+    ),
+    rules=(
+        Rule("unknown_sender", "sender NOT IN ('customer', 'agent')", "neither side of the talk"),
+    ),
+)
+
+TABLES = {table.name: table for table in (EVENTS, ITEMS, REVIEWS, MESSAGES)}
+
+PROVENANCE = (
+    Column("_file", "VARCHAR", "Raw file the row came from, relative to the raw folder", True),
+    Column("_row", "BIGINT", "Row within that file, counted from 1", True),
+)
