@@ -8,6 +8,11 @@ test holds them equal.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from core.shop import ROOT
 
 EVENT_TYPES = (
     "view",
@@ -184,3 +189,110 @@ PROVENANCE = (
     Column("_file", "VARCHAR", "Raw file the row came from, relative to the raw folder", True),
     Column("_row", "BIGINT", "Row within that file, counted from 1", True),
 )
+
+QUARANTINE = Table(
+    name="quarantine",
+    key="table_name, file, row",
+    time="",
+    grain="One row per raw row (or unreadable raw file) that is not in the landing tables, and why.",
+    columns=(
+        Column("table_name", "VARCHAR", "Contract table the row was mapped to", True),
+        Column(
+            "kind",
+            "VARCHAR",
+            "broken = breaks the contract; excluded = the shop's SELECT says it is no such row",
+            True,
+        ),
+        Column("reason", "VARCHAR", "Which rule, cast or column, or the shop's own words", True),
+        Column("file", "VARCHAR", "Raw file the row came from, relative to the raw folder", True),
+        Column("row", "BIGINT", "Row within that file; NULL when the whole file is unreadable"),
+        Column("payload", "VARCHAR", "The mapped columns as JSON, user ids as pseudonyms"),
+    ),
+)
+
+_PAGE = ROOT / "docs" / "contract.md"
+_SOURCES = ROOT / "dbt_project" / "models" / "staging" / "_sources.yml"
+_HOME = "{{ env_var('PERENNIAL_SHOP_HOME', 'var/demo') }}"
+
+
+def dbt_sources() -> str:
+    """The dbt source file: the landing and quarantine folders as sources of the warehouse."""
+    days = "hive_partitioning = true, hive_types = {'day': DATE}"
+    tables = [
+        _dbt_table(
+            table,
+            (*table.columns, *PROVENANCE, Column("day", "DATE", f"UTC day of `{table.time}`", True)),
+            f"read_parquet('{_HOME}/landing/{table.name}/*/*.parquet', {days})",
+        )
+        for table in TABLES.values()
+    ]
+    tables.append(
+        _dbt_table(
+            QUARANTINE, QUARANTINE.columns, f"read_parquet('{_HOME}/quarantine/*/*.parquet')"
+        )
+    )
+    source = {
+        "name": "landing",
+        "description": "The contract's tables as ingestion lands them: parquet by UTC day.",
+        "tables": tables,
+    }
+    # `formatter: template` keeps dbt-duckdb from reading the braces of hive_types as placeholders.
+    text = yaml.safe_dump(
+        {"version": 2, "sources": [source]}, sort_keys=False, width=1000, allow_unicode=True
+    )
+    return f"# Written by `python -m ingest.contract`; change ingest/contract.py instead.\n{text}"
+
+
+def _dbt_table(table: Table, columns: tuple[Column, ...], location: str) -> dict[str, Any]:
+    return {
+        "name": table.name,
+        "description": table.grain,
+        "config": {"meta": {"external_location": location, "formatter": "template"}},
+        "columns": [
+            {"name": column.name, "data_type": column.type, "description": column.description}
+            for column in columns
+        ],
+    }
+
+
+def page() -> str:
+    """docs/contract.md: the tables, their columns and the rules, for a person."""
+    parts = [
+        "# The contract\n",
+        "Every shop maps its raw files to these tables, one SELECT per table. A value that does not"
+        " cast to its column's\ntype, a required value that is missing and a row that breaks a rule"
+        " are put aside with the reason; nothing is lost\nand the rest goes on. Timestamps are UTC"
+        " without a zone, in microseconds. A row delivered twice counts once: the\nearliest"
+        " timestamp wins, then the first file by name, then the first row.\n",
+        "This page is written by `python -m ingest.contract` from `ingest/contract.py`.\n",
+        *(_section(table) for table in TABLES.values()),
+        _section(QUARANTINE),
+    ]
+    return "\n".join(parts)
+
+
+def _section(table: Table) -> str:
+    lines = [f"## {table.name}\n", f"{table.grain} Key: `{table.key}`."]
+    if table.time:
+        lines[-1] += f" Its day is the UTC day of `{table.time}`."
+    lines += ["", "| column | type | required | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{c.name}` | {c.type} | {'yes' if c.required else ''} | {c.description} |"
+        for c in table.columns
+    ]
+    if table.rules:
+        lines += ["", "| a row is broken | when |", "|---|---|"]
+        lines += [f"| `{rule.name}` | {rule.description} |" for rule in table.rules]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the generated files."""
+    for path, text in ((_SOURCES, dbt_sources()), (_PAGE, page())):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
