@@ -119,6 +119,7 @@ EVENTS = Table(
             "event_type IN ('purchase', 'refund') AND unit_price IS NULL",
             "a purchase or refund without a price",
         ),
+        Rule("quantity_absurd", "quantity > 1000000", "more than one million pieces"),
         Rule("price_negative", "unit_price < 0", "a price below zero"),
         Rule("price_absurd", "unit_price > 1000000", "a price above one million"),
         Rule("dwell_negative", "dwell_ms < 0", "a time on the page below zero"),
