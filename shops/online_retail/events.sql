@@ -50,8 +50,8 @@ known AS (
         -- of the equal lines is which does not matter, so the nth occurrence names it for good.
         row_number() OVER (
             PARTITION BY
-                line._file, line.invoice, line.stock_code, line.description, line.local_ts,
-                line.quantity, line.price, line.customer
+                line._file, line.invoice, coalesce(line.stock_code, line.description),
+                line.local_ts, line.quantity, line.price, line.customer
             ORDER BY line._row
         ) AS occurrence
     FROM line
