@@ -26,6 +26,7 @@ class Paths:
 
     @property
     def home(self) -> Path:
+        """Everything of the shop."""
         return var_folder() / self.shop
 
     @property

@@ -65,7 +65,8 @@ class Thresholds(_Strict):
         default=0.6, description="a week's revenue may fall this much against the week before"
     )
     max_user_drop: Share = Field(
-        default=0.3, description="users known tonight may not fall below those of last night by more"
+        default=0.3,
+        description="share of the users known last night that may be missing tonight",
     )
 
 

@@ -1,0 +1,60 @@
+# perennial: `make run` runs a whole night, `make test` passes the tests; `make help` lists the rest.
+PYTHON ?= python3
+SHOP ?= demo
+PORT ?= 3000
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint types ui bench check-shop backfill rollback lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(READY) ## make .venv from the lock
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "perennial needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up .venv from requirements.lock (a few minutes, once)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+run: $(READY) ## run one whole night: SHOP=demo SCALE=small|default|large DATA=folder NIGHT=YYYY-MM-DD
+	@$(BIN)/python -m orchestration run --shop $(SHOP) $(if $(DATA),--data "$(DATA)") \
+	  $(if $(SCALE),--scale $(SCALE)) $(if $(NIGHT),--night $(NIGHT)) $(if $(FORCE),--force)
+
+test: $(READY) ## lint, types and all tests
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest
+
+lint: $(READY) ## mend what the linter can mend
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+ui: $(READY) ## Dagster's webserver and daemon, with the nightly schedule on
+	@$(BIN)/python -m orchestration ui --port $(PORT)
+
+bench: $(READY) ## run benchmarks/
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+check-shop: $(READY) ## check a shop's mapping against its raw files: SHOP=name
+	@$(BIN)/python -m ingest.check_shop $(SHOP) $(if $(DATA),--data "$(DATA)")
+
+backfill: $(READY) ## run a range of nights as one run: SHOP=name FROM=YYYY-MM-DD TO=YYYY-MM-DD
+	@$(BIN)/python -m orchestration backfill --shop $(SHOP) --from $(FROM) --to $(TO)
+
+rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
+	@$(BIN)/python -m ml.registry rollback --shop $(SHOP) --model $(MODEL)
+
+lock: ## resolve pyproject.toml anew and write requirements.lock
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	@.venv-lock/bin/pip install --quiet ".[dev,online]"
+	@{ head -2 requirements.lock; .venv-lock/bin/pip freeze --exclude perennial \
+	  | grep -viE '^(nvidia-|triton|cuda-)' | sed 's/+cpu//'; } > requirements.new
+	@mv requirements.new requirements.lock && rm -rf .venv-lock
+
+clean: ## delete all run state under var/
+	@rm -rf var

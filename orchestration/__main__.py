@@ -1,0 +1,45 @@
+"""The command line behind the Makefile: `python -m orchestration run|backfill|ui ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date
+from pathlib import Path
+
+from core.shop import ShopError
+from orchestration.lib.commands import run_backfill, run_night, run_ui
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it went well, 1 when a night failed, 2 when it was asked wrongly."""
+    parser = argparse.ArgumentParser(prog="python -m orchestration", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run one whole night")
+    run.add_argument("--shop", default="demo")
+    run.add_argument("--data", type=Path, help="folder of the shop's raw files")
+    run.add_argument("--scale", choices=["small", "default", "large"], help="size of the demo shop")
+    run.add_argument("--night", type=date.fromisoformat, help="YYYY-MM-DD")
+    run.add_argument("--force", action="store_true", help="run even when nothing has changed")
+    backfill = commands.add_parser("backfill", help="run a range of nights as one run")
+    backfill.add_argument("--shop", default="demo")
+    backfill.add_argument("--from", dest="first", type=date.fromisoformat, required=True)
+    backfill.add_argument("--to", dest="last", type=date.fromisoformat, required=True)
+    ui = commands.add_parser("ui", help="start Dagster's webserver and daemon")
+    ui.add_argument("--port", type=int, default=3000)
+    asked = parser.parse_args(arguments)
+    try:
+        if asked.command == "run":
+            done = run_night(asked.shop, asked.data, asked.scale, asked.night, asked.force)
+        elif asked.command == "backfill":
+            done = run_backfill(asked.shop, asked.first, asked.last)
+        else:
+            done = run_ui(asked.port)
+    except ShopError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""What Dagster loads: one set of definitions for every shop in `shops/`."""
+
+from dagster import Definitions, in_process_executor
+
+from core.shop import load_shop, shop_names
+from orchestration.defs import shop_definitions
+from orchestration.lib.console import night_console
+
+defs = Definitions.merge(
+    *(shop_definitions(load_shop(name)) for name in shop_names()),
+    Definitions(executor=in_process_executor, loggers={"console": night_console}),
+)

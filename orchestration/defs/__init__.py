@@ -1,0 +1,27 @@
+"""The definitions of one shop, a folder for each domain."""
+
+from dagster import Definitions
+
+from core.shop import Shop
+from orchestration.defs import features, ingest, models, quality, reports, warehouse
+from orchestration.defs.schedules import nightly_job, nightly_schedule
+from orchestration.defs.sensors import late_files_sensor
+
+
+def shop_definitions(shop: Shop) -> Definitions:
+    """Assets, checks, job, schedule and sensor of one shop, all under its name."""
+    job = nightly_job(shop)
+    return Definitions(
+        assets=[
+            *ingest.assets(shop),
+            *warehouse.assets(shop),
+            *features.assets(shop),
+            *models.assets(shop),
+            *reports.assets(shop),
+        ],
+        asset_checks=quality.checks(shop),
+        jobs=[job],
+        # an archive is complete: no new night will come, so there is nothing to schedule
+        schedules=[] if shop.end else [nightly_schedule(shop, job)],
+        sensors=[late_files_sensor(shop, job)],
+    )

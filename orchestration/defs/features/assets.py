@@ -1,0 +1,115 @@
+"""Feature views as assets: exported from the warehouse, embedded, and served online."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSpec,
+    MaterializeResult,
+    asset,
+    multi_asset,
+)
+
+from core.shop import Shop
+from orchestration.lib.keys import OWNERS, key, step
+from orchestration.lib.night import tonight
+
+_EXPORTED = {
+    "user_behaviour_v1": "What a shopper has done by the end of a snapshot day.",
+    "item_stats_v1": "How an item has sold by the end of a snapshot day.",
+}
+
+
+def assets(shop: Shop) -> list[AssetsDefinition]:
+    """The feature views of one shop, offline and online."""
+    return [_behaviour(shop), _embeddings(shop), _online(shop)]
+
+
+def _behaviour(shop: Shop) -> AssetsDefinition:
+    specs = [
+        AssetSpec(
+            key(shop, "feature_store", name),
+            deps=[key(shop, "features", name)],
+            description=f"{description} Parquet that Feast reads; versioned by name.",
+            group_name=f"{shop.name}_features",
+            owners=OWNERS,
+            kinds={"feast", "parquet"},
+        )
+        for name, description in _EXPORTED.items()
+    ]
+
+    @multi_asset(name=f"{shop.name}__feature_export", specs=specs, **step(shop))
+    def feature_export(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
+        from feature_repo.store import export
+
+        night = tonight(context, shop)
+        for name, rows in export(night.paths, night.night).items():
+            context.log.info(f"{name}: {rows:,} rows")
+            yield MaterializeResult(
+                asset_key=key(shop, "feature_store", name), metadata={"dagster/row_count": rows}
+            )
+
+    return feature_export
+
+
+def _embeddings(shop: Shop) -> AssetsDefinition:
+    @asset(
+        key=key(shop, "feature_store", "item_text_embedding_minilm_v1"),
+        deps=[key(shop, "landing", "items"), key(shop, "marts", "dim_items")],
+        description="Embedding of each version of an item's texts by the frozen text encoder; only "
+        "texts that changed are encoded.",
+        group_name=f"{shop.name}_features",
+        owners=OWNERS,
+        kinds={"feast", "torch"},
+        **step(shop),
+    )
+    def item_text_embedding_minilm_v1(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        import pyarrow.parquet as pq
+
+        from ml.text import embed_changed
+        from orchestration.lib.inputs import item_texts
+
+        night = tonight(context, shop)
+        path = night.paths.features / "item_text_embedding_minilm_v1" / "part.parquet"
+        previous = pq.read_table(path) if path.exists() else None
+        table, embedded = embed_changed(item_texts(night), previous, shop.text_encoder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(".part.parquet")
+        pq.write_table(table, temporary, coerce_timestamps="us")
+        temporary.replace(path)
+        context.log.info(f"{embedded:,} of {table.num_rows:,} item texts were new and embedded")
+        return MaterializeResult(
+            metadata={
+                "dagster/row_count": table.num_rows,
+                "embedded": embedded,
+                "encoder": shop.text_encoder,
+            }
+        )
+
+    return item_text_embedding_minilm_v1
+
+
+def _online(shop: Shop) -> AssetsDefinition:
+    @asset(
+        key=key(shop, "feature_store", "online"),
+        deps=[key(shop, "published", "marts")],
+        description="The latest features of every shopper and item in the online store (SQLite), "
+        "filled only from a night that was published.",
+        group_name=f"{shop.name}_features",
+        owners=OWNERS,
+        kinds={"feast", "sqlite"},
+        **step(shop, warehouse=False),
+    )
+    def online(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        from feature_repo.store import materialize
+
+        night = tonight(context, shop)
+        rows = materialize(night.paths, night.night)
+        context.log.info(", ".join(f"{name}: {count:,}" for name, count in rows.items()))
+        return MaterializeResult(metadata={f"{name} rows": count for name, count in rows.items()})
+
+    return online

@@ -1,0 +1,133 @@
+"""Raw files of a shop, and the contract tables they land in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    AssetSpec,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    multi_asset,
+)
+
+from core.shop import Shop
+from ingest.contract import TABLES
+from orchestration.lib.keys import OWNERS, key, landing_keys, step
+from orchestration.lib.night import Night, tonight
+
+
+def assets(shop: Shop) -> list[AssetsDefinition]:
+    """The raw files and the landing of one shop."""
+    return [_raw(shop), _landing(shop)]
+
+
+def _raw(shop: Shop) -> AssetsDefinition:
+    specs = [
+        AssetSpec(
+            key(shop, "raw", name),
+            description=f"Raw files `{files.files}` as {shop.title} delivers them.",
+            group_name=f"{shop.name}_ingest",
+            owners=OWNERS,
+            kinds={files.format},
+        )
+        for name, files in shop.raw.items()
+    ]
+
+    @multi_asset(name=f"{shop.name}__raw", specs=specs, **step(shop, retries=2))
+    def raw(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
+        from ingest.fetch import fetch
+
+        night = tonight(context, shop)
+        try:
+            said = fetch(shop, night.paths, night.night, read_scale(night))
+        except RuntimeError as error:
+            # the message says what a person has to do: trying again by itself would not help
+            raise Failure(str(error), allow_retries=False) from error
+        if said:
+            context.log.info(said)
+        for name, files in shop.raw.items():
+            found = sorted(night.paths.raw.glob(files.files))
+            yield MaterializeResult(
+                asset_key=key(shop, "raw", name),
+                metadata={
+                    "files": len(found),
+                    "bytes": sum(path.stat().st_size for path in found),
+                    "folder": MetadataValue.path(str(night.paths.raw)),
+                },
+            )
+
+    return raw
+
+
+def read_scale(night: Night) -> str:
+    """The size that `make run SCALE=` chose for a simulated shop; `default` when never chosen."""
+    path = night.paths.home / "scale"
+    return path.read_text().strip() if path.exists() else "default"
+
+
+def _landing(shop: Shop) -> AssetsDefinition:
+    sources = [key(shop, "raw", name) for name in shop.raw]
+    grains = {name: table.grain for name, table in TABLES.items()}
+    grains["quarantine"] = "One row per raw row that did not land, with the reason."
+    specs = [
+        AssetSpec(
+            asset_key,
+            deps=sources,
+            description=grains[asset_key.path[-1]],
+            group_name=f"{shop.name}_ingest",
+            owners=OWNERS,
+            kinds={"parquet", "duckdb"},
+        )
+        for asset_key in landing_keys(shop)
+    ]
+
+    @multi_asset(name=f"{shop.name}__landing", specs=specs, **step(shop))
+    def landing(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
+        from ingest.landing import land
+
+        night = tonight(context, shop)
+        landed = land(shop, night.paths, night.night)
+        night.record("landing", _as_record(landed))
+        touched = len(landed.touched_days)
+        context.log.info(
+            f"{landed.files} raw files, {len(landed.changed_files)} new or changed; "
+            f"{touched} days to process"
+        )
+        quarantined = sum(counts.quarantined for counts in landed.tables.values())
+        for name, counts in landed.tables.items():
+            context.log.info(
+                f"{name}: {counts.mapped:,} rows read, {counts.landed:,} landed, "
+                f"{counts.deduplicated:,} duplicates, {counts.quarantined:,} quarantined, "
+                f"{counts.excluded:,} excluded by the shop's rules"
+            )
+            yield MaterializeResult(
+                asset_key=key(shop, "landing", name),
+                metadata={"dagster/row_count": counts.landed, **vars(counts), "days": touched},
+            )
+        yield MaterializeResult(
+            asset_key=key(shop, "landing", "quarantine"),
+            metadata={
+                "dagster/row_count": quarantined
+                + sum(counts.excluded for counts in landed.tables.values()),
+                "broken": quarantined,
+                "worst_reason": landed.worst_reason or "none",
+            },
+        )
+
+    return landing
+
+
+def _as_record(landed: Any) -> dict[str, Any]:
+    return {
+        "tables": {name: vars(counts) for name, counts in landed.tables.items()},
+        "touched_days": [day.isoformat() for day in landed.touched_days],
+        "files": landed.files,
+        "changed_files": landed.changed_files,
+        "worst_reason": landed.worst_reason,
+        "fingerprint": landed.fingerprint,
+    }

@@ -1,0 +1,116 @@
+"""The recommender and its lists as assets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset
+
+from core.shop import Shop
+from orchestration.lib.keys import OWNERS, feature_keys, key, step
+from orchestration.lib.night import tonight
+from orchestration.lib.plots import picture
+
+SEED = 20
+
+
+def assets(shop: Shop) -> list[AssetsDefinition]:
+    """The recommender of one shop and tonight's lists."""
+    return [_recommender(shop), _recommendations(shop)]
+
+
+def _recommender(shop: Shop) -> AssetsDefinition:
+    marts = [key(shop, "marts", name) for name in ("fct_events", "dim_users", "dim_items")]
+
+    @asset(
+        key=key(shop, "models", "recommender"),
+        deps=[*feature_keys(shop), *marts],
+        description="A causal Transformer over each shopper's events, trained up to the held-out "
+        "days and promoted only when it beats the champion and the plain baselines on them.",
+        group_name=f"{shop.name}_models",
+        owners=OWNERS,
+        kinds={"torch", "mlflow"},
+        **step(shop),
+    )
+    def recommender(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        from feature_repo.store import apply
+        from ml.nightly import train
+
+        from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
+        from orchestration.lib.versions import git_revision
+
+        night = tonight(context, shop)
+        apply(shop.name, night.paths)
+        card = {
+            "shop": shop.name,
+            "night": night.night.isoformat(),
+            "feature_service": RECOMMENDER_SERVICE,
+            "git_revision": git_revision(),
+            "text_encoder": shop.text_encoder,
+        }
+        result = train(
+            night_inputs(night),
+            models=night.paths.models,
+            mlflow=night.paths.mlflow,
+            card=card,
+            seed=SEED,
+            log=context.log.info,
+        )
+        context.log.info(result.decision)
+        metrics = result.metrics.to_pylist()
+        night.record(
+            "recommender",
+            {
+                "metrics": metrics,
+                "decision": result.decision,
+                "promoted": result.promoted,
+                "model_version": result.model_version,
+                "feature_service": RECOMMENDER_SERVICE,
+            },
+        )
+        plots = {name: picture(png, name) for name, png in result.plots.items()}
+        return MaterializeResult(
+            metadata={
+                "decision": result.decision,
+                "promoted": result.promoted,
+                "model_version": result.model_version,
+                "mlflow": MetadataValue.path(str(night.paths.mlflow)),
+                **plots,
+            }
+        )
+
+    return recommender
+
+
+def _recommendations(shop: Shop) -> AssetsDefinition:
+    @asset(
+        key=key(shop, "models", "recommendations"),
+        deps=[key(shop, "models", "recommender"), key(shop, "marts", "dim_users")],
+        description="The 50 best items for every shopper: score, rank, reason, model version.",
+        group_name=f"{shop.name}_models",
+        owners=OWNERS,
+        kinds={"torch", "parquet"},
+        **step(shop),
+    )
+    def recommendations(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from ml.nightly import score
+
+        from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
+
+        night = tonight(context, shop)
+        lists = score(
+            night_inputs(night), models=night.paths.models, feature_service=RECOMMENDER_SERVICE
+        )
+        lists = lists.add_column(0, "night", pa.array([night.night] * lists.num_rows, pa.date32()))
+        path = night.paths.recommendations / f"{night.night}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        pq.write_table(lists, temporary)
+        temporary.replace(path)
+        users = len(lists["user_id"].unique())
+        context.log.info(f"{lists.num_rows:,} recommendations for {users:,} shoppers")
+        return MaterializeResult(metadata={"dagster/row_count": lists.num_rows, "users": users})
+
+    return recommendations

@@ -1,0 +1,123 @@
+"""Publishing the audited night, and the report made from what was published."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    Failure,
+    FreshnessPolicy,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
+
+from core.shop import Shop
+from orchestration.lib.keys import ANALYSTS, OWNERS, feature_keys, key, landing_keys, step
+from orchestration.lib.night import tonight
+from orchestration.lib.plots import picture
+
+MARTS = (
+    "dim_users",
+    "dim_items",
+    "fct_events",
+    "fct_sessions",
+    "fct_orders",
+    "fct_order_lines",
+    "user_daily_activity",
+    "item_daily_stats",
+    "retention_cohorts",
+    "repurchase_rates",
+    "dwell_stats",
+    "funnel_daily",
+    "user_rfm",
+    "churn_horizon",
+)
+
+
+def assets(shop: Shop) -> list[AssetsDefinition]:
+    """The published file of one shop and its report."""
+    return [_published(shop), _report(shop)]
+
+
+def _published(shop: Shop) -> AssetsDefinition:
+    # everything that is audited stands directly above, so that a failed blocking check of any of it
+    # keeps this step from running
+    audited = [
+        *landing_keys(shop),
+        *(key(shop, "marts", name) for name in MARTS),
+        *feature_keys(shop),
+        key(shop, "models", "recommendations"),
+    ]
+    # an archive gets no new nights, so it cannot go stale
+    freshness = (
+        None
+        if shop.end
+        else FreshnessPolicy.time_window(
+            fail_window=timedelta(hours=48), warn_window=timedelta(hours=28)
+        )
+    )
+
+    @asset(
+        key=key(shop, "published", "marts"),
+        deps=audited,
+        description="The DuckDB file that analysts open: replaced by one atomic rename, only when "
+        "every blocking check of the night has passed.",
+        group_name=f"{shop.name}_published",
+        owners=ANALYSTS,
+        kinds={"duckdb"},
+        freshness_policy=freshness,
+        **step(shop),
+    )
+    def marts(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        from audit.publish import PublishError, publish
+
+        from orchestration.lib.manifest import manifest_rows, remember_published
+
+        night = tonight(context, shop)
+        try:
+            published = publish(shop, night.paths, night.night, manifest_rows(night))
+        except PublishError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        remember_published(night)
+        rows = sum(published.tables.values())
+        context.log.info(f"{len(published.tables)} tables, {rows:,} rows in {published.path}")
+        docs = night.paths.audit(night.night) / "data_docs" / "index.html"
+        return MaterializeResult(
+            metadata={
+                "dagster/row_count": rows,
+                "tables": published.tables,
+                "file": MetadataValue.path(str(published.path)),
+                "data docs": MetadataValue.url(docs.as_uri()),
+            }
+        )
+
+    return marts
+
+
+def _report(shop: Shop) -> AssetsDefinition:
+    @asset(
+        key=key(shop, "reports", "retention"),
+        deps=[key(shop, "published", "marts")],
+        description="One self-contained page about the night: retention, repurchase, dwell, "
+        "funnel, segments, model quality and data quality.",
+        group_name=f"{shop.name}_reports",
+        owners=ANALYSTS + OWNERS,
+        kinds={"html"},
+        **step(shop, warehouse=False),
+    )
+    def retention(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        from reports.build import build
+
+        night = tonight(context, shop)
+        report = build(shop, night.paths, night.night)
+        context.log.info(f"report: {report.path}")
+        plots = {name: picture(png, name) for name, png in report.plots.items()}
+        return MaterializeResult(
+            metadata={"report": MetadataValue.url(report.path.as_uri()), **plots}
+        )
+
+    return retention

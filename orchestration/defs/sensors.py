@@ -1,0 +1,47 @@
+"""Late files: raw files that arrive or change after their night are taken in without waiting."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from dagster import (
+    DefaultSensorStatus,
+    RunRequest,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    sensor,
+)
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from core.paths import Paths
+from core.shop import Shop
+
+
+def late_files_sensor(shop: Shop, job: UnresolvedAssetJobDefinition) -> SensorDefinition:
+    """Runs the last night again when raw files changed after it."""
+
+    @sensor(
+        name=f"{shop.name}_late_files",
+        job=job,
+        minimum_interval_seconds=300,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Runs the last night again when raw files arrived or changed after it.",
+    )
+    def late_files(context: SensorEvaluationContext) -> Iterator[RunRequest | SkipReason]:
+        from ingest.landing import changed_files, last_night
+
+        paths = Paths(shop.name)
+        night = last_night(paths)
+        if night is None:
+            yield SkipReason("no night has run yet")
+            return
+        changed = changed_files(shop, paths)
+        if not changed:
+            yield SkipReason(f"no raw file changed since night {night}")
+            return
+        digest = hashlib.sha256("\n".join(changed).encode()).hexdigest()[:12]
+        yield RunRequest(run_key=f"{night}-{digest}", partition_key=night.isoformat())
+
+    return late_files

@@ -1,0 +1,70 @@
+"""The dbt models of one shop as assets, built in one step; dbt's tests become asset checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition
+from dagster_dbt import (
+    DagsterDbtTranslator,
+    DagsterDbtTranslatorSettings,
+    DbtCliResource,
+    dbt_assets,
+)
+
+from core.shop import Shop
+from orchestration.lib import dbt
+from orchestration.lib.keys import OWNERS, key, step
+from orchestration.lib.night import tonight
+
+
+class _Translator(DagsterDbtTranslator):
+    """Puts the project under the shop's name: `<shop>/<schema>/<model>`; sources are landed."""
+
+    def __init__(self, shop: Shop) -> None:
+        super().__init__(DagsterDbtTranslatorSettings(enable_asset_checks=True))
+        self.shop = shop
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> AssetKey:
+        layer = dbt_resource_props.get("source_name") or dbt_resource_props["schema"]
+        return key(self.shop, layer, dbt_resource_props["name"])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str:
+        return f"{self.shop.name}_warehouse"
+
+    def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
+        return OWNERS
+
+
+def assets(shop: Shop) -> list[AssetsDefinition]:
+    """Every model of the dbt project for one shop."""
+    settings = step(shop)
+
+    @dbt_assets(
+        name=f"{shop.name}__warehouse",
+        manifest=dbt.manifest(),
+        dagster_dbt_translator=_Translator(shop),
+        partitions_def=settings["partitions_def"],
+        backfill_policy=settings["backfill_policy"],
+        retry_policy=settings["retry_policy"],
+        pool=settings["pool"],
+    )
+    def warehouse(context: AssetExecutionContext) -> Iterator[Any]:
+        night = tonight(context, shop)
+        landed = dbt.landing_digests(night.paths)
+        first = dbt.reprocess_from(night, landed)
+        command = ["build", "--exclude-resource-type", "unit_test"]
+        if first is None:
+            command.append("--full-refresh")
+        context.log.info(
+            f"building {first or shop.start} to {night.night}" + (" from scratch" * (first is None))
+        )
+        command += ["--vars", dbt.variables(shop, night.night, first or shop.start)]
+        cli = DbtCliResource(project_dir=str(dbt.PROJECT), profiles_dir=str(dbt.PROJECT))
+        target = night.paths.home / "dbt"
+        with dbt.quiet(context.log.info):
+            yield from cli.cli(command, context=context, target_path=target).stream()
+        dbt.remember_build(night, landed)
+
+    return [warehouse]

@@ -1,0 +1,144 @@
+"""What the Makefile's commands do: run a night, run a range, start the UI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import warnings
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from core.paths import Paths, var_folder
+from core.shop import ROOT, Shop, ShopError, load_shop
+from orchestration.lib.summary import summary
+
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+
+
+def run_night(
+    name: str, data: Path | None, scale: str | None, night: date | None, force: bool
+) -> bool:
+    """Run one whole night of a shop, unless the very same night is published already."""
+    began = time.monotonic()
+    shop = load_shop(name)
+    paths = Paths(shop.name)
+    paths.home.mkdir(parents=True, exist_ok=True)
+    rescaled = _choose_scale(paths, scale)
+    if data:
+        _link_raw(paths, data)
+    chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
+    if not force and not rescaled and _published(shop, paths, chosen):
+        print(f"Nothing has changed since night {chosen} of {shop.title} was published.\n")
+        print(summary(paths))
+        return True
+    print(f"{shop.title}: night {chosen}", flush=True)
+    if not _execute(shop, chosen, chosen):
+        print(_failure(paths, chosen), file=sys.stderr)
+        return False
+    print(summary(paths))
+    print(f"Took {time.monotonic() - began:.0f} s.")
+    return True
+
+
+def run_backfill(name: str, first: date, last: date) -> bool:
+    """Run the nights from `first` to `last` as one run; the marts end up as of `last`."""
+    shop = load_shop(name)
+    if last < first:
+        raise ShopError(f"the range ends ({last}) before it starts ({first})")
+    done = _execute(shop, shop.check_night(first), shop.check_night(last))
+    print(summary(Paths(name)) if done else _failure(Paths(name), last))
+    return done
+
+
+def run_ui(port: int) -> bool:
+    """Dagster's webserver and daemon, until they are stopped."""
+    prepare_environment()
+    command = [str(Path(sys.executable).parent / "dagster"), "dev", "--workspace"]
+    command += [str(ROOT / "workspace.yaml"), "--port", str(port)]
+    os.chdir(ROOT)
+    os.execv(command[0], command)
+
+
+def prepare_environment() -> None:
+    """Dagster's home below `var/`, and the telemetry of every library off."""
+    home = var_folder() / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ["PERENNIAL_VAR"] = str(var_folder())
+    for name, value in {
+        "GX_ANALYTICS_ENABLED": "false",
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DO_NOT_TRACK": "1",
+        "FEAST_USAGE": "False",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # dagster-dbt pulls an accelerator that a newer sqlglot warns about in every process
+        "PYTHONWARNINGS": "ignore:sqlglot:UserWarning",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _execute(shop: Shop, first: date, last: date) -> bool:
+    """One run of the shop's nightly job, in this process, recorded where the UI shows it."""
+    prepare_environment()
+    warnings.filterwarnings("ignore", message="sqlglot")
+    from dagster import DagsterInstance
+
+    from orchestration.definitions import defs
+
+    job = defs.resolve_job_def(f"{shop.name}_night")
+    with DagsterInstance.get() as instance:
+        if first == last:
+            result = job.execute_in_process(
+                instance=instance, partition_key=last.isoformat(), raise_on_error=False
+            )
+        else:
+            tags = {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}
+            result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+    return result.success
+
+
+def _published(shop: Shop, paths: Paths, night: date) -> bool:
+    from orchestration.lib.manifest import is_published
+    from orchestration.lib.night import Night
+
+    return is_published(Night(shop, paths, night))
+
+
+def _choose_scale(paths: Paths, scale: str | None) -> bool:
+    """Remember the size of a simulated shop; True when it is another than last time."""
+    path = paths.home / "scale"
+    before = path.read_text() if path.exists() else None
+    if scale is None or scale == before:
+        return False
+    path.write_text(scale)
+    return before is not None
+
+
+def _link_raw(paths: Paths, data: Path) -> None:
+    """Let the shop's raw folder be `data`, where its files stay untouched."""
+    target = data.expanduser().resolve()
+    if not target.is_dir():
+        raise ShopError(f"DATA={data} is not a folder")
+    if paths.raw.is_symlink():
+        paths.raw.unlink()
+    elif paths.raw.exists():
+        raise ShopError(f"{paths.raw} holds files already: move them away to use DATA={data}")
+    paths.raw.symlink_to(target, target_is_directory=True)
+
+
+def _yesterday() -> date:
+    """The last UTC day that is over, for a live shop when no night is named."""
+    return (datetime.now(UTC) - timedelta(days=1)).date()
+
+
+def _failure(paths: Paths, night: date) -> str:
+    kept = "is untouched" if paths.marts.exists() else "does not exist yet"
+    return (
+        f"Night {night} failed and was not published; {paths.marts} {kept}. "
+        "The lines above say which step or check failed and why; `make ui` shows the run."
+    )

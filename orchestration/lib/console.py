@@ -1,0 +1,60 @@
+"""What a person sees in the terminal while a night runs: a line for each step and its words."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+from dagster import DagsterEvent, InitLoggerContext, logger
+
+_SHOWN = {"STEP_START", "STEP_SUCCESS", "STEP_FAILURE", "STEP_UP_FOR_RETRY", "STEP_SKIPPED"}
+
+
+class _NightHandler(logging.Handler):
+    """Prints steps and the words of our own code; Dagster's other events stay in its UI."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        meta = getattr(record, "dagster_meta", {})
+        event = meta.get("dagster_event") if isinstance(meta, dict) else None
+        line = self._event(event) if event is not None else self._message(record, meta)
+        if line:
+            print(f"{time.monotonic() - self.began:6.0f}s  {line}", file=sys.stderr, flush=True)
+
+    def _event(self, event: DagsterEvent) -> str | None:
+        step = (event.step_key or "").split("__", 1)[-1]
+        kind = event.event_type_value
+        if kind == "STEP_START":
+            return f"{step} ..."
+        if kind == "STEP_SUCCESS":
+            seconds = event.step_success_data.duration_ms / 1000
+            return f"{step} done in {seconds:.1f} s"
+        if kind == "ASSET_CHECK_EVALUATION":
+            return self._failed_check(event)
+        return f"{step}: {event.message}" if kind in _SHOWN else None
+
+    def _failed_check(self, event: DagsterEvent) -> str | None:
+        check = event.asset_check_evaluation_data
+        if check.passed:
+            return None
+        word = "BLOCKED by" if check.blocking else "warning:"
+        return f"  {word} {check.check_name}: {check.description or 'failed'}"
+
+    def _message(self, record: logging.LogRecord, meta: dict[str, object]) -> str | None:
+        if record.levelno < logging.INFO:
+            return None
+        return f"  {meta.get('orig_message') or record.getMessage()}"
+
+
+@logger(description="Steps and their words, one line each.")
+def night_console(context: InitLoggerContext) -> logging.Logger:
+    """The `console` logger of every job."""
+    console = logging.getLogger("perennial.night")
+    console.setLevel(logging.DEBUG)
+    console.handlers = [_NightHandler()]
+    console.propagate = False
+    return console

@@ -1,0 +1,118 @@
+"""The dbt project: its manifest, the variables of a night, and what must be built again."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from core.paths import Paths
+from core.shop import ROOT, Shop
+from orchestration.lib.night import Night
+
+PROJECT = ROOT / "dbt_project"
+MANIFEST = PROJECT / "target" / "manifest.json"
+
+
+def manifest() -> Path:
+    """The manifest's path, made anew only when a file of the project is newer.
+
+    Dagster's own `prepare_if_dev` parses in every process that loads the definitions.
+    """
+    newest = max(path.stat().st_mtime for path in _sources())
+    if not MANIFEST.exists() or MANIFEST.stat().st_mtime < newest:
+        command = [str(Path(sys.executable).parent / "dbt"), "parse", "--quiet"]
+        folder = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
+        done = subprocess.run([*command, *folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"dbt cannot parse {PROJECT}:\n{done.stdout}{done.stderr}")
+    return MANIFEST
+
+
+def _sources() -> list[Path]:
+    patterns = ("*.yml", "models/**/*", "macros/**/*", "tests/**/*")
+    found = [path for pattern in patterns for path in PROJECT.glob(pattern)]
+    return [path for path in found if path.is_file()]
+
+
+def variables(shop: Shop, night: date, reprocess_from: date) -> str:
+    """The `--vars` of one night, as JSON."""
+    values: dict[str, Any] = {
+        "night": night.isoformat(),
+        "reprocess_from": reprocess_from.isoformat(),
+        "start": shop.start.isoformat(),
+        "currency": shop.currency,
+        "repurchase_windows": shop.orders.repurchase_windows,
+        "churn_gap_quantile": shop.churn.gap_quantile,
+    }
+    return json.dumps(values)
+
+
+def project_digest() -> str:
+    """Hash of every file the models are made of; another one means a full refresh."""
+    digest = hashlib.sha256()
+    for path in sorted(_sources()):
+        digest.update(str(path.relative_to(PROJECT)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def landing_digests(paths: Paths) -> dict[str, str]:
+    """Hash of what has landed, for each day; landing writes the same bytes for the same rows."""
+    digests: dict[str, str] = {}
+    for file in sorted(paths.landing.glob("*/day=*/*.parquet")):
+        table, day = file.parent.parent.name, file.parent.name.removeprefix("day=")
+        if (
+            table == "items"
+        ):  # the catalogue belongs to no day: its tables are built whole each night
+            continue
+        content = f"{table}:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        digests[day] = hashlib.sha256((digests.get(day, "") + content).encode()).hexdigest()
+    return digests
+
+
+def reprocess_from(tonight: Night, landed: dict[str, str]) -> date | None:
+    """The first day the warehouse must build again, or None for all of it.
+
+    It is the first day whose landed rows are not those that the warehouse was built from, and never
+    later than the night itself. A night that failed half way is thereby made good by the next one.
+    """
+    path = tonight.paths.home / "warehouse.json"
+    if not path.exists() or not tonight.paths.warehouse.exists():
+        return None
+    built = json.loads(path.read_text())
+    if built["project"] != project_digest():
+        return None
+    known: dict[str, str] = built["days"]
+    differing = [day for day in known | landed if known.get(day) != landed.get(day)]
+    first = min([*differing, built["night"], tonight.night.isoformat()])
+    return max(tonight.shop.start, date.fromisoformat(first))
+
+
+def remember_build(tonight: Night, landed: dict[str, str]) -> None:
+    """Put on record what the warehouse was built from, once it is."""
+    path = tonight.paths.home / "warehouse.json"
+    content = {"night": tonight.night.isoformat(), "project": project_digest(), "days": landed}
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+@contextmanager
+def quiet(say: Callable[[str], None]) -> Iterator[None]:
+    """Keep dbt's own lines off the terminal, but for its errors and warnings and its last line."""
+    written = io.StringIO()
+    try:
+        with redirect_stdout(written):
+            yield
+    finally:
+        for line in written.getvalue().splitlines():
+            if re.search(r"\b(ERROR|FAIL|WARN|Done\.)\b|Error in", line):
+                say(line.strip())

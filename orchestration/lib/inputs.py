@@ -1,0 +1,87 @@
+"""The Arrow tables that the models of a night are given, read from the warehouse and from Feast."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING
+
+from core.duck import connect
+from orchestration.lib.night import Night
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from ml.nightly import NightInputs
+
+RECOMMENDER_SERVICE = "recommender_v1"
+
+
+def end_of(night: Night, days_before: int = 0) -> datetime:
+    """The moment after the last event that a night, or one some days before, knows; naive UTC."""
+    return datetime.combine(night.night, time()) + timedelta(days=1 - days_before)
+
+
+def item_texts(night: Night) -> pa.Table:
+    """Every version of every item's texts valid by the night: one row per item and version."""
+    with connect() as connection:
+        return connection.execute(
+            """
+            SELECT item_id, title, description, category_path, brand, valid_from
+            FROM read_parquet($files, hive_partitioning = false)
+            WHERE valid_from < $end
+            ORDER BY item_id, valid_from
+            """,
+            {"files": f"{night.paths.landing}/items/*/*.parquet", "end": end_of(night)},
+        ).to_arrow_table()
+
+
+def night_inputs(night: Night) -> NightInputs:
+    """What the recommender may know tonight, and what it knew when the held-out days began."""
+    from ml.nightly import NightInputs
+
+    settings = night.shop.recommender
+    kinds = sorted({*settings.input_events, *settings.target_events})
+    with connect(night.paths.warehouse, read_only=True) as connection:
+        events = connection.execute(
+            """
+            SELECT user_id, item_id, event_type, event_ts
+            FROM marts.fct_events
+            WHERE user_id IS NOT NULL AND is_known_item AND list_contains($kinds, event_type)
+            ORDER BY user_id, event_ts, event_id
+            """,
+            {"kinds": kinds},
+        ).to_arrow_table()
+        users = connection.execute(
+            "SELECT user_id FROM marts.dim_users ORDER BY user_id"
+        ).to_arrow_table()
+        items = connection.execute(
+            """
+            SELECT item_id, title, category, price, is_catalogued, first_event_at, first_sold_at
+            FROM marts.dim_items ORDER BY item_id
+            """
+        ).to_arrow_table()
+    cutoff = end_of(night, settings.holdout_days)
+    at_cutoff = item_features(night, items, cutoff)
+    at_night = item_features(night, items, end_of(night))
+    return NightInputs(
+        events=events,
+        users=users,
+        items=items,
+        item_features_at_cutoff=at_cutoff,
+        item_features_at_night=at_night,
+        night=night.night,
+        input_events=tuple(settings.input_events),
+        target_events=tuple(settings.target_events),
+        holdout_days=settings.holdout_days,
+        max_length=settings.max_length,
+        max_steps=settings.max_steps,
+    )
+
+
+def item_features(night: Night, items: pa.Table, moment: datetime) -> pa.Table:
+    """The recommender's item features as they were known at `moment`, in the order of `items`."""
+    import pyarrow as pa
+    from feature_repo.store import training_set
+
+    stamps = pa.array([moment.replace(tzinfo=UTC)] * items.num_rows, pa.timestamp("us", tz="UTC"))
+    entities = pa.table({"item_id": items["item_id"], "event_timestamp": stamps})
+    return training_set(night.paths, RECOMMENDER_SERVICE, entities)

@@ -1,0 +1,85 @@
+"""The run manifest: one row for each thing a reader may want to know about how a night was made."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from orchestration.lib.night import Night
+from orchestration.lib.versions import code_fingerprint, git_revision, library_versions
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def manifest_rows(night: Night) -> pa.Table:
+    """Rows of `marts.run_manifest` but for the checks, which the publish step adds."""
+    import pyarrow as pa
+
+    landing, model = night.recall("landing"), night.recall("recommender")
+    rows: list[tuple[str, str, str, dict[str, Any] | None]] = [
+        ("setting", "shop", night.shop.name, None),
+        ("setting", "title", night.shop.title, None),
+        ("setting", "currency", night.shop.currency, None),
+        ("setting", "simulated", str(night.shop.simulated).lower(), None),
+        ("input", "files", str(landing["files"]), None),
+        ("input", "fingerprint", landing["fingerprint"], None),
+        ("input", "worst_quarantine_reason", landing["worst_reason"] or "none", None),
+        ("version", "git", git_revision(), None),
+        ("version", "code", code_fingerprint(night.shop.name), None),
+        ("version", "recommender", model["model_version"], {"decision": model["decision"]}),
+        ("version", "feature_service", model["feature_service"], None),
+        ("version", "text_encoder", night.shop.text_encoder, None),
+    ]
+    rows += [("version", name, value, None) for name, value in library_versions().items()]
+    for table, counts in landing["tables"].items():
+        rows += [("rows", f"{table}/{name}", str(value), None) for name, value in counts.items()]
+    rows += [_metric(metric) for metric in model["metrics"]]
+    return pa.table(
+        {
+            "night": pa.array([night.night] * len(rows), pa.date32()),
+            "section": [row[0] for row in rows],
+            "name": [row[1] for row in rows],
+            "value": [row[2] for row in rows],
+            "passed": pa.nulls(len(rows), pa.bool_()),
+            "detail": pa.array(
+                [json.dumps(row[3], sort_keys=True) if row[3] else None for row in rows],
+                pa.string(),
+            ),
+        }
+    )
+
+
+def _metric(metric: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
+    at = f"@{metric['k']}" if metric.get("k") else ""
+    name = f"recommender/{metric['model']}/{metric['metric']}{at}"
+    return ("model", name, repr(metric["value"]), metric)
+
+
+def remember_published(night: Night) -> None:
+    """Put on record what the published night was made from; the same night need not run twice."""
+    path = night.paths.home / "published.json"
+    content = {
+        "night": night.night.isoformat(),
+        "code": code_fingerprint(night.shop.name),
+        "inputs": night.recall("landing")["fingerprint"],
+    }
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(path)
+
+
+def is_published(night: Night) -> bool:
+    """Whether this very night, with this code and these raw files, is what analysts see already."""
+    from ingest.landing import changed_files
+
+    path = night.paths.home / "published.json"
+    if not path.exists() or not night.paths.marts.exists():
+        return False
+    if not (night.paths.report(night.night) / "index.html").exists():
+        return False
+    published = json.loads(path.read_text())
+    same_night = date.fromisoformat(published["night"]) == night.night
+    same_code = published["code"] == code_fingerprint(night.shop.name)
+    return same_night and same_code and not changed_files(night.shop, night.paths)

@@ -1,0 +1,54 @@
+"""Which night a run is about, and what it has put on record so far."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from dagster import AssetCheckExecutionContext, AssetExecutionContext
+
+from core.paths import Paths
+from core.shop import Shop
+
+
+@dataclass(frozen=True)
+class Night:
+    """One night of one shop: it knows every event before the end of day `night` (UTC)."""
+
+    shop: Shop
+    paths: Paths
+    night: date
+
+    @property
+    def folder(self) -> Path:
+        """Where the steps of this night leave word for the later ones."""
+        return self.paths.home / "nights" / self.night.isoformat()
+
+    def record(self, name: str, content: dict[str, Any]) -> None:
+        """Keep `content` for the later steps of this night (atomic)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{name}.json"
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
+        temporary.replace(self.folder / f"{name}.json")
+
+    def recall(self, name: str) -> dict[str, Any]:
+        """What an earlier step recorded; raises FileNotFoundError when it has not run."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: materialise the steps before this one for {self.night}"
+            )
+        return json.loads(path.read_text())
+
+
+def tonight(context: AssetExecutionContext | AssetCheckExecutionContext, shop: Shop) -> Night:
+    """The night a step is asked for; for a range in one run, its last day."""
+    paths = Paths(shop.name)
+    # dbt reads the shop's folder from the environment: its profile has no other way to a path
+    os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
+    night = date.fromisoformat(context.partition_key_range.end)
+    return Night(shop, paths, shop.check_night(night))
