@@ -1,0 +1,27 @@
+{#- The as-of day, as a DATE. -#}
+{% macro night() -%}
+    cast('{{ var("night") }}' as date)
+{%- endmacro %}
+
+{#- First day that this run builds again, as a DATE: the day before `reprocess_from`. A session that is
+    open at midnight and the dwell of the page it is on belong to that day, and end only on the next. -#}
+{% macro window_start() -%}
+    {%- set reprocess_from = modules.datetime.date.fromisoformat(var('reprocess_from')) -%}
+    cast('{{ (reprocess_from - modules.datetime.timedelta(days=1)).isoformat() }}' as date)
+{%- endmacro %}
+
+{#- Incremental strategy `replace_days`: everything from the window's start on goes, also what lies
+    after the night, and the model's rows take its place, in one transaction. The model names the
+    column that says where a row lies in `meta.replace_by`. -#}
+{% macro get_incremental_replace_days_sql(arguments) -%}
+    {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
+    delete from {{ arguments['target_relation'] }}
+    where {{ config.get('meta')['replace_by'] }} >= {{ window_start() }};
+    insert into {{ arguments['target_relation'] }} ({{ columns }})
+    select {{ columns }} from {{ arguments['temp_relation'] }}
+{%- endmacro %}
+
+{#- In an incremental run, keeps only rows of the days that are built again. -#}
+{% macro in_window(column) -%}
+    {% if is_incremental() %}{{ column }} >= {{ window_start() }}{% else %}true{% endif %}
+{%- endmacro %}

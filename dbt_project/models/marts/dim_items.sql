@@ -1,0 +1,27 @@
+with catalogue as (
+    select * from {{ ref('int_catalogue') }}
+),
+
+seen as (
+    select
+        item_id,
+        min(first_event_at) as first_event_at,
+        min(first_sold_at) as first_sold_at
+    from {{ ref('item_daily_stats') }}
+    group by item_id
+)
+
+select
+    coalesce(catalogue.item_id, seen.item_id) as item_id,
+    catalogue.title,
+    catalogue.description,
+    catalogue.category_path,
+    catalogue.category,
+    catalogue.brand,
+    catalogue.price,
+    catalogue.valid_from,
+    seen.first_event_at,
+    seen.first_sold_at,
+    catalogue.item_id is not null as is_catalogued
+from catalogue
+full outer join seen on catalogue.item_id = seen.item_id

@@ -1,0 +1,39 @@
+{#- Incremental: every session with an event in the window is built again, whole, from its first event
+    on, however long ago that was. -#}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='replace_days',
+    on_schema_change='fail',
+    meta={'replace_by': 'ended_at'},
+) }}
+
+with events as (
+    select * from {{ ref('int_events') }}
+    where is_activity
+    {% if is_incremental() %}
+        and event_ts >= (
+            select min(session_started_at) from {{ ref('int_events') }}
+            where event_date >= {{ window_start() }}
+        )
+    {% endif %}
+)
+
+select
+    session_key,
+    min(user_id) as user_id,
+    cast(min(event_ts) as date) as session_date,
+    min(event_ts) as started_at,
+    max(event_ts) as ended_at,
+    count(*) as events,
+    count(case when event_type = 'view' then 1 end) as views,
+    count(distinct case when event_type = 'view' then item_id end) as items_viewed,
+    count(case when event_type = 'cart_add' then 1 end) as cart_adds,
+    count(case when event_type = 'checkout' then 1 end) as checkouts,
+    count(distinct case when event_type = 'purchase' then order_id end) as purchases,
+    {{ dbt.datediff('min(event_ts)', 'max(event_ts)', 'millisecond') }} as duration_ms,
+    cast(sum(dwell_ms) as bigint) as dwell_ms,
+    count(case when event_type in ('view', 'search') then 1 end) as depth,
+    {{ first_by('channel', ['event_ts', 'event_id']) }} as channel
+from events
+group by session_key
+having {{ in_window('max(event_ts)') }}
