@@ -1,7 +1,5 @@
 """The nightly job of a shop, and the schedule that runs it at 02:00 in the shop's time zone."""
 
-from __future__ import annotations
-
 from datetime import UTC, timedelta
 
 from dagster import (

@@ -1,7 +1,5 @@
 """Late files: raw files that arrive or change after their night are taken in without waiting."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Telling people that a step failed: always in the log, and to a webhook when one is set."""
 
-from __future__ import annotations
-
 import json
 import os
 import urllib.request

@@ -10,6 +10,22 @@ from core.shop import Shop
 from ingest.contract import TABLES
 
 FEATURE_VIEWS = ("user_behaviour_v1", "item_stats_v1", "item_text_embedding_minilm_v1")
+MARTS = (
+    "dim_users",
+    "dim_items",
+    "fct_events",
+    "fct_sessions",
+    "fct_orders",
+    "fct_order_lines",
+    "user_daily_activity",
+    "item_daily_stats",
+    "retention_cohorts",
+    "repurchase_rates",
+    "dwell_stats",
+    "funnel_daily",
+    "user_rfm",
+    "churn_horizon",
+)
 OWNERS = ["team:data-engineering"]
 ANALYSTS = ["team:analytics"]
 
@@ -22,6 +38,11 @@ def key(shop: Shop, layer: str, name: str) -> AssetKey:
 def landing_keys(shop: Shop) -> list[AssetKey]:
     """The landed contract tables and the quarantine, as dbt's sources name them."""
     return [key(shop, "landing", name) for name in (*TABLES, "quarantine")]
+
+
+def mart_keys(shop: Shop) -> list[AssetKey]:
+    """The marts that dbt builds and the audit reads."""
+    return [key(shop, "marts", name) for name in MARTS]
 
 
 def feature_keys(shop: Shop) -> list[AssetKey]:

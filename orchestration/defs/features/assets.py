@@ -1,7 +1,5 @@
 """Feature views as assets: exported from the warehouse, embedded, and served online."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +13,7 @@ from dagster import (
 )
 
 from core.shop import Shop
-from orchestration.lib.keys import OWNERS, key, step
+from orchestration.lib.keys import OWNERS, key, mart_keys, step
 from orchestration.lib.night import tonight
 
 _EXPORTED = {
@@ -33,7 +31,8 @@ def _behaviour(shop: Shop) -> AssetsDefinition:
     specs = [
         AssetSpec(
             key(shop, "feature_store", name),
-            deps=[key(shop, "features", name)],
+            # the marts too: a failed check of any of them keeps features from being exported
+            deps=[key(shop, "features", name), *mart_keys(shop)],
             description=f"{description} Parquet that Feast reads; versioned by name.",
             group_name=f"{shop.name}_features",
             owners=OWNERS,

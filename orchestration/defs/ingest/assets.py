@@ -1,7 +1,5 @@
 """Raw files of a shop, and the contract tables they land in."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

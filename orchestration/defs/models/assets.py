@@ -1,7 +1,5 @@
 """The recommender and its lists as assets."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset

@@ -1,7 +1,5 @@
 """Publishing the audited night, and the report made from what was published."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 from typing import Any
 
@@ -16,26 +14,17 @@ from dagster import (
 )
 
 from core.shop import Shop
-from orchestration.lib.keys import ANALYSTS, OWNERS, feature_keys, key, landing_keys, step
+from orchestration.lib.keys import (
+    ANALYSTS,
+    OWNERS,
+    feature_keys,
+    key,
+    landing_keys,
+    mart_keys,
+    step,
+)
 from orchestration.lib.night import tonight
 from orchestration.lib.plots import picture
-
-MARTS = (
-    "dim_users",
-    "dim_items",
-    "fct_events",
-    "fct_sessions",
-    "fct_orders",
-    "fct_order_lines",
-    "user_daily_activity",
-    "item_daily_stats",
-    "retention_cohorts",
-    "repurchase_rates",
-    "dwell_stats",
-    "funnel_daily",
-    "user_rfm",
-    "churn_horizon",
-)
 
 
 def assets(shop: Shop) -> list[AssetsDefinition]:
@@ -48,7 +37,7 @@ def _published(shop: Shop) -> AssetsDefinition:
     # keeps this step from running
     audited = [
         *landing_keys(shop),
-        *(key(shop, "marts", name) for name in MARTS),
+        *mart_keys(shop),
         *feature_keys(shop),
         key(shop, "models", "recommendations"),
     ]

@@ -1,7 +1,5 @@
 """The dbt models of one shop as assets, built in one step; dbt's tests become asset checks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
