@@ -1,0 +1,145 @@
+"""What the checks read: one in-memory DuckDB with a view per table, and the night as variables.
+
+Nothing is copied: the views read the landing parquet, the warehouse (attached read-only), the
+feature parquet and the published marts where they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+
+from core.paths import Paths
+from core.shop import Shop
+from ingest.contract import TABLES
+
+EMBEDDING_VIEW = "item_text_embedding_minilm_v1"
+_COUNTS = ("mapped", "landed", "deduplicated", "quarantined", "excluded", "later")
+
+
+class AuditError(RuntimeError):
+    """The audit cannot be run; the message says what has to run before it."""
+
+
+def setup(
+    stage: str,
+    shop: Shop,
+    paths: Paths,
+    night: date,
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+) -> list[str]:
+    """The statements that make a new connection ready for the checks of `stage`.
+
+    `counts` is, per contract table, the row accounting of ingestion (mapped, landed, ...). Raises
+    AuditError when the data of the stage are not there at all.
+    """
+    statements = [*_variables(shop, night), *_landing(paths)]
+    if stage == "landing":
+        return [*statements, *_accounting(paths, counts or {})]
+    if not paths.warehouse.exists():
+        raise AuditError(f"{paths.warehouse} is missing: build the warehouse before its audit")
+    statements += [f"ATTACH {_text(paths.warehouse)} AS warehouse (READ_ONLY)"]
+    statements += _views(paths.warehouse, "warehouse", ("marts", "features"))
+    statements += _published(paths)
+    if stage == "features":
+        statements.append(_parquet(EMBEDDING_VIEW, paths.features / EMBEDDING_VIEW / "*.parquet"))
+    if stage == "recommendations":
+        file = paths.recommendations / f"{night.isoformat()}.parquet"
+        statements.append(_parquet("recommendations", file))
+    return statements
+
+
+def _text(value: object) -> str:
+    """A SQL string literal."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _variables(shop: Shop, night: date) -> list[str]:
+    values = {
+        "night": f"DATE {_text(night)}",
+        "night_end": f"TIMESTAMP {_text(night + timedelta(days=1))}",
+        "start": f"TIMESTAMP {_text(shop.start)}",
+        "currency": _text(shop.currency),
+        "max_quarantine_share": shop.thresholds.max_quarantine_share,
+        "max_revenue_drop": shop.thresholds.max_revenue_drop,
+        "max_user_drop": shop.thresholds.max_user_drop,
+    }
+    return ["SET TimeZone = 'UTC'"] + [f"SET VARIABLE {k} = {v}" for k, v in values.items()]
+
+
+def _parquet(view: str, files: Path, options: str = "") -> str:
+    folder, pattern = (
+        (files.parent.parent, "*/*.parquet")
+        if files.parent.name == "*"
+        else (files.parent, files.name)
+    )
+    if not any(folder.glob(pattern)):
+        raise AuditError(f"{files} is missing: the step that writes it has to run before its audit")
+    return f"CREATE VIEW {view} AS FROM read_parquet({_text(files)}{options})"
+
+
+def _landing(paths: Paths) -> list[str]:
+    statements = []
+    for name in TABLES:
+        files = paths.landing / name / "*" / "*.parquet"
+        by_day = ", hive_partitioning = true, hive_types = {'day': DATE}"
+        statements.append(_parquet(f"landing_{name}", files, by_day))
+    return statements
+
+
+def _accounting(paths: Paths, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Views `quarantine`, `accounting` (empty without counts) and `rows_read` per table."""
+    rows = [
+        f"({', '.join([_text(name), *(str(int(table[key])) for key in _COUNTS)])})"
+        for name, table in counts.items()
+    ]
+    columns = f"table_name, {', '.join(_COUNTS)}"
+    empty = f"(SELECT '', {', '.join(['0'] * len(_COUNTS))} WHERE false)"
+    values = f"(VALUES {', '.join(rows)})" if rows else empty
+    landed = " UNION ALL ".join(
+        f"SELECT {_text(name)} AS table_name, count(*) AS landed FROM landing_{name}"
+        for name in TABLES
+    )
+    return [
+        _parquet("quarantine", paths.quarantine / "*" / "*.parquet", ", union_by_name = true"),
+        f"CREATE VIEW accounting AS FROM {values} AS given({columns})",
+        f"""CREATE VIEW rows_read AS
+            SELECT table_name, coalesce(broken, 0) AS broken,
+                   coalesce(mapped, landed_now + coalesce(broken, 0)) AS rows_read
+            FROM (SELECT table_name, landed AS landed_now FROM ({landed}))
+            LEFT JOIN accounting USING (table_name)
+            LEFT JOIN (SELECT table_name, count(*) AS broken FROM quarantine
+                       WHERE kind = 'broken' GROUP BY table_name) USING (table_name)""",
+    ]
+
+
+def _views(file: Path, name: str, schemas: tuple[str, ...]) -> list[str]:
+    """A view for every table of the file, under its plain name."""
+    with duckdb.connect(str(file), read_only=True) as connection:
+        tables = connection.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables "
+            "WHERE list_contains($schemas, table_schema) ORDER BY ALL",
+            {"schemas": list(schemas)},
+        ).fetchall()
+    return [
+        f'CREATE VIEW "{table}" AS FROM {name}."{schema}"."{table}"' for schema, table in tables
+    ]
+
+
+def _published(paths: Paths) -> list[str]:
+    """The view `published` (night, users, newest_event): one row, or none on the first night."""
+    if not paths.marts.exists():
+        return [
+            "CREATE VIEW published AS SELECT NULL::DATE AS night, 0 AS users, "
+            "NULL::TIMESTAMP AS newest_event WHERE false"
+        ]
+    return [
+        f"ATTACH {_text(paths.marts)} AS last_night (READ_ONLY)",
+        "CREATE VIEW published AS SELECT max(night) AS night, "
+        "(SELECT count(*) FROM last_night.marts.dim_users) AS users, "
+        "(SELECT max(event_ts) FROM last_night.marts.fct_events) AS newest_event "
+        "FROM last_night.marts.run_manifest",
+    ]
