@@ -1,0 +1,63 @@
+"""What several tests share: a night of the small demo shop, run once as a person would run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that plays `var/`, and the command line working on it."""
+
+    var: Path
+
+    def __call__(self, *arguments: str, **environment: str) -> Ran:
+        """`python -m orchestration ...` in a process of its own."""
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestration", *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PERENNIAL_VAR": str(self.var), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout)
+
+    def home(self, shop: str = "demo") -> Path:
+        """The shop's folder."""
+        return self.var / shop
+
+
+@pytest.fixture(scope="session")
+def demo_night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Ran]:
+    """One night of the small demo shop; tests may read it but must not change it."""
+    place = Place(tmp_path_factory.mktemp("var"))
+    ran = place("run", "--shop", "demo", "--scale", "small")
+    assert ran.code == 0, ran.out
+    return place, ran
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data beside the repository; skips where it is not there."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"the real data are not at {REAL_DATA}")
+    return REAL_DATA
