@@ -1,0 +1,106 @@
+"""The simulated shop's deliveries: a file of each kind for every day up to the night.
+
+    events/2026-01-01.parquet     reviews/2026-01-05.jsonl     (days with reviews)
+    catalogue/2026-01-01.csv      messages/2026-01-03.csv      (days with messages)
+
+`fetch` may be called again for the same or another night: a file that is already there with the
+same bytes is left alone, so its modification time says when its content changed.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import json
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shops.demo.delivery import Delivery
+from shops.demo.simulate import SCALES, SEED, START, World
+
+MARKER = "_simulated.json"  # what the raw folder holds: seed, scale, code, files
+
+
+def fetch(raw: Path, night: date, scale: str) -> str | None:
+    """Bring the raw files up to and including `night`; a changed scale or code rewrites them all.
+
+    Raises RuntimeError for an unknown scale.
+    """
+    if scale not in SCALES:
+        raise RuntimeError(f"SCALE={scale} is not known; use one of: {', '.join(SCALES)}")
+    raw.mkdir(parents=True, exist_ok=True)
+    wanted = {"seed": SEED, "scale": scale, "code": _code_version()}
+    known = _read_marker(raw)
+    same_world = {key: known.get(key) for key in wanted} == wanted
+    if same_world and known["night"] >= night.isoformat() and _complete(raw, known["files"]):
+        return f"simulated files ({scale}) are already here up to {known['night']}"
+    # A shop does not take back what it has delivered, so a later night's files stay.
+    last = max(night, date.fromisoformat(known["night"])) if same_world else night
+    sizes: dict[str, int] = {}
+    written = 0
+    with duckdb.connect(config={"threads": 1}) as connection:
+        for path, table in _deliveries(scale, last):
+            written += _write(connection, raw / path, table)
+            sizes[path] = (raw / path).stat().st_size
+    for path in known.get("files", {}).keys() - sizes.keys():
+        (raw / path).unlink(missing_ok=True)
+    marker = raw / f".{MARKER}.part"
+    marker.write_text(json.dumps(wanted | {"night": last.isoformat(), "files": sizes}))
+    marker.replace(raw / MARKER)
+    return f"simulated {len(sizes)} files ({scale}) up to {last}, {written} of them new or changed"
+
+
+def _deliveries(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:
+    """Path below the raw folder and content of every file, in the order of time."""
+    world, delivery = World(SCALES[scale]), Delivery(SEED)
+    for number in range((night - START).days + 1):
+        name = date.fromordinal(START.toordinal() + number).isoformat()
+        day = world.day(number)
+        yield f"events/{name}.parquet", delivery.events(number, day.events)
+        if day.catalogue.num_rows:
+            yield f"catalogue/{name}.csv", day.catalogue
+        if day.reviews.num_rows:
+            yield f"reviews/{name}.jsonl", delivery.reviews(number, day.reviews)
+        if day.messages.num_rows:
+            yield f"messages/{name}.csv", day.messages
+
+
+def _write(connection: duckdb.DuckDBPyConnection, path: Path, table: pa.Table) -> bool:
+    """Write the file by way of a temporary name; False when the same bytes are there already."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    if path.suffix == ".parquet":
+        pq.write_table(table, part, compression="zstd")
+    else:
+        kind = "csv, header" if path.suffix == ".csv" else "json"
+        connection.register("delivered", table)
+        connection.execute(f"COPY (FROM delivered) TO '{part}' (FORMAT {kind})")
+    if path.exists() and filecmp.cmp(part, path, shallow=False):
+        part.unlink()
+        return False
+    part.replace(path)
+    return True
+
+
+def _read_marker(raw: Path) -> dict:
+    path = raw / MARKER
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _complete(raw: Path, sizes: dict[str, int]) -> bool:
+    """Whether every file is there in its size."""
+    return all(
+        (raw / path).exists() and (raw / path).stat().st_size == size
+        for path, size in sizes.items()
+    )
+
+
+def _code_version() -> str:
+    """A hash of the simulator itself: other code may make other files."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
