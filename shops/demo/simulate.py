@@ -1,10 +1,10 @@
 """The simulated shop: who comes, what they want, what they do. Day by day, from one seed.
 
 A shopper has a taste (a direction in a space in which every attribute of an item has a place), a
-price level, habits of hour and weekday, a mission (the kind of product wanted now, which moves on to
-what goes with it once bought) and a lifetime. Every day draws from its own generator, keyed by seed
-and day; what a day leaves for later ones (missions, refunds to come) is the state of `World`. So the
-days up to a night are the same whatever night is simulated.
+price level, habits of hour and weekday, a mission (the kind of product wanted now, which moves on
+to what goes with it once bought) and a lifetime. Every day draws from its own generator, keyed by
+seed and day; what a day leaves for later ones (missions, refunds to come) is the state of `World`.
+So the days up to a night are the same whatever night is simulated.
 
 All work is done on whole arrays, one day at a time. Nothing here is a forecast of a real shop: the
 numbers are chosen so that habits, tastes and returns can be found again in the data.
@@ -205,7 +205,7 @@ class World:
         catalogue = self._renew_catalogue(rng, day)
         self._arrive(rng, day)
         visits = self._visits(rng, day)
-        events = self._events(rng, day, visits) + [self._returned(rng, day)]
+        events = [*self._events(rng, day, visits), self._returned(rng, day)]
         return Day(
             self._event_table(day, visits, events),
             catalogue,
@@ -216,17 +216,17 @@ class World:
     # -- items -------------------------------------------------------------------------------------
 
     def _renew_catalogue(self, rng: Generator, day: int) -> pa.Table:
-        """New items, new prices and rewritten texts, on the first day and every Monday."""
+        """New items, new prices and rewritten texts: on the first day, Mondays and Thursdays."""
         if day == 0:
-            changed = self._new_items(rng, day, int(self.scale.items * 0.7))
-        elif (START + timedelta(day)).weekday() == 0:
-            new = self._new_items(rng, day, rng.poisson(self.scale.items * 0.3 / 180 * 7))
+            changed = self._new_items(rng, day, int(self.scale.items * 0.6))
+        elif (START + timedelta(day)).weekday() in (0, 3):
+            new = self._new_items(rng, day, rng.poisson(self.scale.items * 0.4 / 180 * 3.5))
             old = np.arange(new[0] if len(new) else len(self.items.sku))
-            repriced = old[rng.random(len(old)) < 0.02]
+            repriced = old[rng.random(len(old)) < 0.01]
             factor = rng.uniform(0.8, 1.2, len(repriced))
             cents = (self.items.cents[repriced] * factor / 10).astype(np.int64) * 10
             self.items.cents[repriced] = np.maximum(cents, 100)
-            rewritten = old[rng.random(len(old)) < 0.004]
+            rewritten = old[rng.random(len(old)) < 0.002]
             self.items.text[rewritten] += " Now with better packaging."
             changed = np.union1d(np.union1d(repriced, rewritten), new)
         else:
@@ -236,7 +236,7 @@ class World:
     def _new_items(self, rng: Generator, day: int, count: int) -> Ints:
         """Add items and return their indices."""
         known = len(self.items.sku) if self.items else 0
-        kind = rng.permutation(np.arange(count) % len(words.KINDS))
+        kind = (known + rng.permutation(count)) % len(words.KINDS)  # every kind gets its share
         item = words.Attributes(
             kind=kind,
             colour=rng.integers(len(words.COLOURS), size=count),
@@ -275,7 +275,7 @@ class World:
     def _weights(self, day: int) -> Floats:
         """How much attention an item gets: its quality, and more while it is new."""
         age = day - self.items.arrived
-        fresh = np.where(self.items.arrived > 0, 2 * np.exp(-age / 14), 0)
+        fresh = np.where(self.items.arrived > 0, 4 * np.exp(-age / 14), 0)
         return np.exp(0.8 * self.items.quality) * (1 + fresh)
 
     # -- shoppers ----------------------------------------------------------------------------------
@@ -294,11 +294,11 @@ class World:
         new = Users(
             name=np.char.mod("C%06d", np.arange(known, known + count) + 1).astype(object),
             taste=_unit(self.personas[persona] + spread[0]).astype(np.float32),
-            later_taste=_unit(
-                self.personas[rng.integers(PERSONAS, size=count)] + spread[1]
-            ).astype(np.float32),
+            later_taste=_unit(self.personas[rng.integers(PERSONAS, size=count)] + spread[1]).astype(
+                np.float32
+            ),
             price_level=rng.normal(0, 0.35, count),
-            rate=rng.gamma(1.5, 0.17, count),
+            rate=rng.gamma(1.5, 0.2, count),
             arrived=np.full(count, day),
             leaves=day + rng.exponential(stay),
             weekend=rng.random(count) < 0.4,
@@ -367,7 +367,8 @@ class World:
         """The kind each visit is about: mostly still the last one, else a favourite or any."""
         users, size = self.users, len(visits)
         favourite = users.favourites[visits.user, rng.integers(4, size=size)]
-        moved = np.where(rng.random(size) < 0.8, favourite, rng.integers(len(words.KINDS), size=size))
+        anything = rng.integers(len(words.KINDS), size=size)
+        moved = np.where(rng.random(size) < 0.8, favourite, anything)
         mission = np.where(rng.random(size) < 0.7, users.mission[visits.user], moved)
         mission = np.where(visits.refill >= 0, self.items.kind[visits.refill], mission)
         users.mission[visits.user[~visits.guest]] = mission[~visits.guest]
@@ -453,7 +454,9 @@ class World:
         pair = views["visit"] * len(self.items.sku) + views["item"]
         first = np.zeros(len(pair), dtype=bool)
         first[np.unique(pair, return_index=True)[1]] = True
-        longing = -3.3 + 1.1 * views["match"] + 1.4 * views["back"]
+        # Some come to buy and others to look.
+        mood = rng.normal(0, 1.4, len(visits))[views["visit"]]
+        longing = -4.2 + mood + 1.1 * views["match"] + 1.6 * views["back"]
         added = first & (rng.random(len(pair)) < _sigmoid(longing))
         line = {name: values[added] for name, values in views.items()}
         size = int(added.sum())
@@ -573,9 +576,7 @@ class World:
                 "price_cents": _or_null(rows["cents"]),
                 "on_page_ms": _or_null(rows["dwell"]),
                 "search_words": pa.array(
-                    np.where(
-                        rows["query"] >= 0, self.items.queries.ravel()[rows["query"]], None
-                    ),
+                    np.where(rows["query"] >= 0, self.items.queries.ravel()[rows["query"]], None),
                     pa.string(),
                 ),
                 "source": _coded(rows["source"], SOURCES),

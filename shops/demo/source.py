@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from shops.demo.delivery import Delivery
 from shops.demo.simulate import SCALES, SEED, START, World
@@ -43,10 +43,9 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
     last = max(night, date.fromisoformat(known["night"])) if same_world else night
     sizes: dict[str, int] = {}
     written = 0
-    with duckdb.connect(config={"threads": 1}) as connection:
-        for path, table in _deliveries(scale, last):
-            written += _write(connection, raw / path, table)
-            sizes[path] = (raw / path).stat().st_size
+    for path, table in _deliveries(scale, last):
+        written += _write(raw / path, table)
+        sizes[path] = (raw / path).stat().st_size
     for path in known.get("files", {}).keys() - sizes.keys():
         (raw / path).unlink(missing_ok=True)
     marker = raw / f".{MARKER}.part"
@@ -70,16 +69,16 @@ def _deliveries(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:
             yield f"messages/{name}.csv", day.messages
 
 
-def _write(connection: duckdb.DuckDBPyConnection, path: Path, table: pa.Table) -> bool:
+def _write(path: Path, table: pa.Table) -> bool:
     """Write the file by way of a temporary name; False when the same bytes are there already."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     if path.suffix == ".parquet":
         pq.write_table(table, part, compression="zstd")
+    elif path.suffix == ".csv":
+        csv.write_csv(table, part)
     else:
-        kind = "csv, header" if path.suffix == ".csv" else "json"
-        connection.register("delivered", table)
-        connection.execute(f"COPY (FROM delivered) TO '{part}' (FORMAT {kind})")
+        part.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
     if path.exists() and filecmp.cmp(part, path, shallow=False):
         part.unlink()
         return False

@@ -93,7 +93,9 @@ COLOURS = _words(
     "navy, cobalt, forest green, sage, crimson, ruby, mustard, amber, blush, rose pink,"
     "charcoal, black, ivory, cream, plum, violet, turquoise, teal, sand, beige"
 )
-STYLES = _words("rustic, minimalist, vintage, bohemian, nordic, industrial, floral, playful, art deco")
+STYLES = _words(
+    "rustic, minimalist, vintage, bohemian, nordic, industrial, floral, playful, art deco"
+)
 STYLE_SENTENCE = _words(
     "It feels like an old farmhouse., Clean lines and nothing to distract the eye.,"
     "Made after patterns of the fifties., Free and colourful with hand-made details.,"
