@@ -4,10 +4,15 @@
 {%- endmacro %}
 
 {#- First day that this run builds again, as a DATE: the day before `reprocess_from`. A session that is
-    open at midnight and the dwell of the page it is on belong to that day, and end only on the next. -#}
+    open at midnight and the dwell of the page it is on belong to that day, and end only on the next.
+    From the shop's first day on means everything, whatever may have landed for days before it. -#}
 {% macro window_start() -%}
     {%- set reprocess_from = modules.datetime.date.fromisoformat(var('reprocess_from')) -%}
+    {%- if var('reprocess_from') <= var('start') -%}
+    cast('1970-01-01' as date)
+    {%- else -%}
     cast('{{ (reprocess_from - modules.datetime.timedelta(days=1)).isoformat() }}' as date)
+    {%- endif -%}
 {%- endmacro %}
 
 {#- Incremental strategy `replace_days`: everything from the window's start on goes, also what lies
@@ -24,4 +29,14 @@
 {#- In an incremental run, keeps only rows of the days that are built again. -#}
 {% macro in_window(column) -%}
     {% if is_incremental() %}{{ column }} >= {{ window_start() }}{% else %}true{% endif %}
+{%- endmacro %}
+
+{#- After an incremental build: sets `is_known_item` right where the catalogue has changed since. -#}
+{% macro refresh_known_items() -%}
+    {%- if is_incremental() -%}
+    update {{ this }}
+    set is_known_item = not is_known_item
+    where item_id is not null
+        and is_known_item <> (item_id in (select item_id from {{ ref('int_catalogue') }}))
+    {%- endif -%}
 {%- endmacro %}

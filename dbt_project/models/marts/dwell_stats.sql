@@ -8,7 +8,7 @@
 
 with pages as (
     select event_date as stat_date, event_type, dwell_ms
-    from {{ ref('int_events') }}
+    from {{ ref('fct_events') }}
     -- the lines of an order are bought at one instant: their zeros say nothing about pages
     where is_activity
         and event_type <> 'purchase'

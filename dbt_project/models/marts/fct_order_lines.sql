@@ -7,7 +7,7 @@
 ) }}
 
 with events as (
-    select * from {{ ref('int_events') }}
+    select * from {{ ref('fct_events') }}
     where event_type in ('purchase', 'refund')
         and {{ in_window('event_date') }}
 )

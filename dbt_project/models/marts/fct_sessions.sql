@@ -8,11 +8,11 @@
 ) }}
 
 with events as (
-    select * from {{ ref('int_events') }}
+    select * from {{ ref('fct_events') }}
     where is_activity
     {% if is_incremental() %}
         and event_ts >= (
-            select min(session_started_at) from {{ ref('int_events') }}
+            select min(session_started_at) from {{ ref('fct_events') }}
             where event_date >= {{ window_start() }}
         )
     {% endif %}

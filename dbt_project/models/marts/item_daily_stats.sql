@@ -8,7 +8,7 @@
 
 with events as (
     select *, quantity * unit_price as amount
-    from {{ ref('int_events') }}
+    from {{ ref('fct_events') }}
     where item_id is not null
         and {{ in_window('event_date') }}
 )

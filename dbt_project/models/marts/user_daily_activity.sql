@@ -10,7 +10,7 @@ with events as (
     select
         *,
         quantity * unit_price as amount
-    from {{ ref('int_events') }}
+    from {{ ref('fct_events') }}
     where user_id is not null
         and {{ in_window('event_date') }}
 )
