@@ -1,0 +1,565 @@
+"""The figures: Arrow in, matplotlib Figure out, in one calm style.
+
+Each public name is a `Plot`: call it with a connection (and the arguments of its query) for a
+Figure, or use `.query` and `.draw` apart to keep the table that is drawn. `svg` and `png` render a
+Figure to the same bytes every time. Colours are those of Okabe and Ito, which people with any
+colour vision can tell apart; what rests on fewer than `SMALL` is drawn grey.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from reports import queries
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SMALL = 20
+"""Below this n a rate says little: its interval spans tens of percentage points."""
+
+NARROW = 5.4
+"""Inches: half of the page's column, and what a telephone shows without scrolling."""
+
+INK, MUTED, GREY, FAINT, GRID = "#22303c", "#66737f", "#98a3ad", "#c3cad1", "#e3e7eb"
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
+SHADES = ("#f1f6fb", "#c9dff0", "#8fbfe0", "#4a93c7", "#12609c", "#083a66")
+
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.labelsize": 9,
+    "axes.edgecolor": FAINT,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 1.8,
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font
+    "svg.hashsalt": "perennial",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A query and the drawing of its table."""
+
+    query: Callable[..., pa.Table]
+    draw: Callable[[pa.Table], Figure]
+
+    def __call__(self, connection: duckdb.DuckDBPyConnection, *arguments: object) -> Figure:
+        """The figure, straight from the marts; raises ValueError when there is nothing to draw."""
+        data = self.query(connection, *arguments)
+        if data.num_rows == 0:
+            raise ValueError("no rows: this shop has no data for this figure")
+        return self.draw(data)
+
+
+# --- rendering -----------------------------------------------------------------------------------
+
+
+def _styled() -> Any:
+    import matplotlib
+
+    return matplotlib.rc_context(_STYLE)
+
+
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element for a page; `name` keeps its ids apart from others'."""
+    buffer = io.StringIO()
+    with _styled():
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    text = text.replace("'DejaVu Sans'", "var(--font)")
+    width = figure.get_figwidth() * 72
+    # as wide as the screen allows, but letters neither larger nor much smaller than the page's;
+    # what would become too small is scrolled sideways
+    size = f'style="max-width: {width * 1.33:.0f}px; min-width: {min(width * 0.95, 640):.0f}px"'
+    if width <= NARROW * 72:
+        size = f'style="max-width: {width * 1.33:.0f}px"'
+    head, rest = text.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    assert box, "matplotlib always writes a viewBox"
+    return f"<svg {box.group()} {size}>{rest}".strip()
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG bytes, on white."""
+    buffer = io.BytesIO()
+    with _styled():
+        figure.savefig(
+            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
+        )
+    return buffer.getvalue()
+
+
+def stamp(figure: Figure, text: str) -> Figure:
+    """Write `text` (`simulated`) above the figure's upper right corner, so that a copy says it."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 1 - 0.17 / figure.get_figheight()))  # type: ignore[call-arg]
+    figure.text(0.995, 0.995, text, ha="right", va="top", fontsize=8.5, color=ORANGE)
+    return figure
+
+
+# --- shared pieces -------------------------------------------------------------------------------
+
+
+def _figure(width: float = NARROW, height: float = 3.3) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _percent(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g} %"))
+
+
+def _short_numbers(axis: Any) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
+def _dates(axes: Axes, most: int = 7) -> None:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator = AutoDateLocator(minticks=3, maxticks=most)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(
+        ConciseDateFormatter(
+            locator,
+            formats=["%Y", "%b", "%d %b", "%H:%M", "%H:%M", "%S"],
+            zero_formats=["", "%Y", "%d %b", "%d %b", "%H:%M", "%H:%M"],
+            offset_formats=["", "", "%Y", "%Y", "%Y", "%Y"],
+        )
+    )
+    axes.grid(visible=False, axis="x")
+
+
+def _legend(axes: Axes, columns: int) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
+
+
+def short(value: float) -> str:
+    """`1.2 M`, `34 k`, `560`: a number for a label."""
+    for limit, unit in ((1e9, " bn"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _clip(text: str, length: int = 34) -> str:
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def _columns(data: pa.Table, *names: str) -> list[list[Any]]:
+    return [data[name].to_pylist() for name in names]
+
+
+def _bars(
+    labels: Sequence[str], values: Sequence[float], notes: Sequence[str], colour: str = BLUE
+) -> Figure:
+    """Horizontal bars, the first on top, each with a note at its end; no axis to decipher."""
+    with _styled():
+        figure = _figure(height=0.5 + 0.32 * len(labels))
+        axes = figure.subplots()
+        axes.barh(range(len(labels)), values, color=colour, height=0.66)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.invert_yaxis()
+        longest = max(max(values), 1e-9)
+        for row, (value, note) in enumerate(zip(values, notes, strict=True)):
+            axes.text(max(value, 0) + longest * 0.02, row, note, va="center", fontsize=9)
+        axes.set_xlim(0, longest * (1.12 + 0.028 * max(map(len, notes))))
+        axes.xaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines[["bottom", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+    return figure
+
+
+# --- the figures ---------------------------------------------------------------------------------
+
+
+def _draw_sales(data: pa.Table) -> Figure:
+    weeks, orders, revenue, complete = _columns(
+        data, "week", "orders", "net_revenue", "is_complete"
+    )
+    shades = [BLUE if whole else FAINT for whole in complete]
+    with _styled():
+        figure = _figure(height=3.6)
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
+        upper.bar(weeks, [float(value) for value in revenue], width=5.6, color=shades)
+        lower.bar(weeks, orders, width=5.6, color=shades)
+        upper.set_ylabel("net revenue")
+        lower.set_ylabel("orders")
+        for axes in (upper, lower):
+            _short_numbers(axes.yaxis)
+            axes.yaxis.get_major_locator().set_params(nbins=4)
+        _dates(lower)
+        upper.grid(visible=False, axis="x")
+        figure.align_ylabels()
+    return figure
+
+
+def _draw_retention(data: pa.Table) -> Figure:
+    """Cohorts down, periods across; a cell below `SMALL` users stays uncoloured and grey."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    cohorts = sorted(set(data["cohort"].to_pylist()))
+    last = max(data["period"].to_pylist())
+    sizes = dict(zip(*_columns(data, "cohort", "size"), strict=True))
+    rates, eligibles = _columns(data, "rate", "eligible")
+    trusted = [rate for rate, n in zip(rates, eligibles, strict=True) if n >= SMALL]
+    top = max(trusted, default=0) or 1
+    shade = LinearSegmentedColormap.from_list("blues", SHADES)
+    monthly = all(cohort.day == 1 for cohort in cohorts)
+    with _styled():
+        figure = _figure(max(4.6, 1.9 + 0.36 * last), 0.75 + 0.25 * len(cohorts))
+        axes = figure.subplots()
+        for cohort, period, n, rate in zip(
+            *_columns(data, "cohort", "period", "eligible", "rate"), strict=True
+        ):
+            row, few = cohorts.index(cohort), n < SMALL
+            axes.add_patch(_cell(period, row, "#ffffff" if few else shade(rate / top)))
+            dark = not few and rate / top > 0.55
+            colour = GREY if few else "#ffffff" if dark else INK
+            axes.text(
+                period, row, f"{rate * 100:.0f}", ha="center", va="center", fontsize=8, color=colour
+            )
+        labels = [
+            f"{cohort:%b %Y}" if monthly else f"{cohort:%d %b %Y}" for cohort in cohorts
+        ]
+        axes.set_yticks(
+            range(len(cohorts)),
+            [f"{label} ({sizes[c]:,})" for label, c in zip(labels, cohorts, strict=True)],
+            fontsize=8.5,
+        )
+        axes.set_xticks(range(1, last + 1), [str(period) for period in range(1, last + 1)])
+        axes.xaxis.set_ticks_position("top")
+        axes.set_xlabel(
+            f"{'months' if monthly else 'weeks'} after the first event (cells: % who came back)"
+        )
+        axes.xaxis.set_label_position("top")
+        axes.set_xlim(0.5, last + 0.5)
+        axes.set_ylim(len(cohorts) - 0.5, -0.5)
+        _bare(axes)
+    return figure
+
+
+def _cell(x: float, y: float, colour: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="none")
+
+
+def _bare(axes: Axes) -> None:
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def _band(axes: Axes, data: pa.Table, x: str, colour: str, label: str, marker: str = "") -> None:
+    """A rate with its interval; where n is below `SMALL` the line goes on in grey."""
+    xs, rates, lows, highs, ns = _columns(data, x, "rate", "low", "high", "eligible")
+    enough = [n >= SMALL for n in ns]
+    axes.plot(xs, rates, color=FAINT, linewidth=1.2, marker=marker, markersize=3)
+    solid = [rate if good else math.nan for rate, good in zip(rates, enough, strict=True)]
+    axes.plot(xs, solid, color=colour, label=label, marker=marker, markersize=3.5)
+    axes.fill_between(xs, lows, highs, where=enough, color=colour, alpha=0.15, linewidth=0)
+
+
+def _draw_retention_curve(data: pa.Table) -> Figure:
+    """Two axes, as the two rates often differ a hundredfold."""
+    import pyarrow.compute as pc
+
+    grain = data["cohort_grain"][0].as_py()
+    with _styled():
+        figure = _figure(height=3.8)
+        for axes, kind, colour, label in zip(
+            figure.subplots(2, sharex=True),
+            ("n_day", "unbounded"),
+            (BLUE, ORANGE),
+            (f"came in {grain} N itself", f"came in {grain} N or later"),
+            strict=True,
+        ):
+            part = data.filter(pc.equal(data["kind"], kind))
+            if part.num_rows:
+                _band(axes, part, "period", colour, label)
+            axes.set_title(label, fontsize=9.5, loc="left", color=colour)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.get_major_locator().set_params(nbins=4)
+            _percent(axes.yaxis)
+        axes.set_xlabel(f"{grain} N after the first event")
+        axes.set_xlim(left=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def _draw_repurchase_windows(data: pa.Table) -> Figure:
+    windows, rates, lows, highs, ns = _columns(
+        data, "window_days", "rate", "low", "high", "eligible"
+    )
+    rows = range(len(windows))
+    with _styled():
+        figure = _figure(height=0.9 + 0.42 * len(windows))
+        axes = figure.subplots()
+        for row, rate, low, high, n in zip(rows, rates, lows, highs, ns, strict=True):
+            colour = BLUE if n >= SMALL else FAINT
+            axes.plot([low, high], [row, row], color=colour, linewidth=6, alpha=0.3)
+            axes.plot([rate], [row], "o", color=colour)
+            note = f"  {rate * 100:.1f} % of {n:,}"
+            axes.text(1, row, note, va="center", transform=axes.get_yaxis_transform(), fontsize=9)
+        axes.set_yticks(rows, [f"{window} days" for window in windows])
+        axes.set_ylim(len(windows) - 0.5, -0.5)
+        axes.set_xlim(0, min(1.0, max(highs) * 1.1) + 0.01)
+        axes.set_xlabel("customers who ordered again")
+        _percent(axes.xaxis)
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+def _draw_repurchase_cohorts(data: pa.Table) -> Figure:
+    import pyarrow.compute as pc
+
+    windows = sorted(set(data["window_days"].to_pylist()))
+    colours = (BLUE, ORANGE, GREEN, PINK)
+    with _styled():
+        figure = _figure()
+        axes = figure.subplots()
+        for position, window in enumerate(windows):
+            part = data.filter(pc.equal(data["window_days"], window))
+            _band(axes, part, "cohort", colours[position % 4], f"{window} days", "o")
+        _dates(axes)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("month of the first order")
+        _percent(axes.yaxis)
+        _legend(axes, len(windows))
+    return figure
+
+
+def _draw_order_gaps(data: pa.Table) -> Figure:
+    days, shares = _columns(data, "days", "share_up_to")
+    with _styled():
+        figure = _figure()
+        axes = figure.subplots()
+        axes.step([0, *days], [0, *shares], where="post", color=BLUE)
+        for share in (0.5, 0.9):
+            at = next(day for day, value in zip(days, shares, strict=True) if value >= share)
+            axes.plot([0, at, at], [share, share, 0], color=MUTED, linewidth=0.9, linestyle=":")
+            axes.text(at, share - 0.04, f"  {share * 100:.0f} % within {at} days", va="top", fontsize=9)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("days between an order and the next")
+        _percent(axes.yaxis)
+    return figure
+
+
+def _draw_dwell(data: pa.Table) -> Figure:
+    days, medians, means, coverage, ns = _columns(
+        data, "stat_date", "median_ms", "winsorised_mean_ms", "coverage", "with_dwell"
+    )
+    with _styled():
+        figure = _figure(height=3.6)
+        upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
+        for values, colour, label in (
+            (means, ORANGE, "winsorised mean"),
+            (medians, BLUE, "median"),
+        ):
+            seconds = [value / 1000 for value in values]
+            trusted = [s if n >= SMALL else math.nan for s, n in zip(seconds, ns, strict=True)]
+            upper.plot(days, seconds, color=FAINT, linewidth=1)
+            upper.plot(days, trusted, color=colour, label=label)
+        lower.plot(days, coverage, color=GREEN)
+        lower.set_ylim(0, 1.05)
+        upper.set_ylim(bottom=0)
+        upper.set_ylabel("seconds")
+        lower.set_ylabel("coverage")
+        _percent(lower.yaxis)
+        _legend(upper, 2)
+        upper.grid(visible=False, axis="x")
+        _dates(lower)
+        figure.align_ylabels()
+    return figure
+
+
+def _draw_funnel_steps(data: pa.Table) -> Figure:
+    steps, sessions, shares = _columns(data, "step", "sessions", "share_of_sessions")
+    notes = [f"{n:,} ({share * 100:.1f} %)" for n, share in zip(sessions, shares, strict=True)]
+    return _bars(steps, sessions, notes)
+
+
+def _draw_funnel_weeks(data: pa.Table) -> Figure:
+    with _styled():
+        figure = _figure()
+        axes = figure.subplots()
+        weeks, ns = _columns(data, "week", "sessions")
+        for name, colour, label in (
+            ("cart_share", BLUE, "cart"),
+            ("checkout_share", ORANGE, "checkout"),
+            ("bought_share", GREEN, "bought"),
+        ):
+            values = data[name].to_pylist()
+            trusted = [v if n >= SMALL else math.nan for v, n in zip(values, ns, strict=True)]
+            axes.plot(weeks, values, color=FAINT, linewidth=1)
+            axes.plot(weeks, trusted, color=colour, label=label, marker="o", markersize=2.5)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("of sessions")
+        _percent(axes.yaxis)
+        _dates(axes)
+        _legend(axes, 3)
+    return figure
+
+
+def _draw_rfm_segments(data: pa.Table) -> Figure:
+    segments, customers, share, revenue = _columns(
+        data, "segment", "customers", "customer_share", "revenue_share"
+    )
+    rows = range(len(segments))
+    with _styled():
+        figure = _figure(height=0.8 + 0.42 * len(segments))
+        axes = figure.subplots()
+        axes.barh([r - 0.19 for r in rows], share, height=0.36, color=BLUE, label="customers")
+        axes.barh(
+            [r + 0.19 for r in rows],
+            [value or 0 for value in revenue],
+            height=0.36,
+            color=ORANGE,
+            label="net revenue",
+        )
+        names = [str(name).replace("_", " ") for name in segments]
+        axes.set_yticks(
+            rows, [f"{name}  ({n:,})" for name, n in zip(names, customers, strict=True)]
+        )
+        axes.invert_yaxis()
+        _percent(axes.xaxis)
+        axes.grid(visible=False, axis="y")
+        _legend(axes, 2)
+    return figure
+
+
+def _draw_rfm_grid(data: pa.Table) -> Figure:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shade = LinearSegmentedColormap.from_list("blues", SHADES)
+    top = max(data["customers"].to_pylist())
+    with _styled():
+        figure = _figure(height=3.5)
+        axes = figure.subplots()
+        for r, f, n in zip(*_columns(data, "r_score", "f_score", "customers"), strict=True):
+            axes.add_patch(_cell(r, f, shade(n / top)))
+            colour = "#ffffff" if n / top > 0.55 else INK
+            axes.text(r, f, f"{n:,}", ha="center", va="center", color=colour)
+        axes.set_xlim(0.5, 5.5)
+        axes.set_ylim(0.5, 5.5)
+        axes.set_xticks(range(1, 6))
+        axes.set_yticks(range(1, 6))
+        axes.set_xlabel("recency score  (5: ordered most recently)")
+        axes.set_ylabel("frequency score  (5: most orders)")
+        _bare(axes)
+    return figure
+
+
+def _draw_top_items(data: pa.Table) -> Figure:
+    titles, revenue, buyers = _columns(data, "title", "net_revenue", "buyers")
+    values = [float(value) for value in revenue]
+    notes = [
+        f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
+        for value, n in zip(values, buyers, strict=True)
+    ]
+    return _bars([_clip(title, 24) for title in titles], values, notes)
+
+
+def _draw_order_counts(data: pa.Table) -> Figure:
+    orders, customers, shares = _columns(data, "orders", "customers", "share")
+    notes = [f"{n:,} ({share * 100:.0f} %)" for n, share in zip(customers, shares, strict=True)]
+    return _bars(orders, customers, notes)
+
+
+def _draw_reasons(data: pa.Table) -> Figure:
+    reasons, entries, shares = _columns(data, "reason", "entries", "share")
+    notes = [f"{share * 100:.0f} %" for share in shares]
+    return _bars([_clip(reason) for reason in reasons], entries, notes, GREEN)
+
+
+def _draw_model_metrics(data: pa.Table) -> Figure:
+    """One small panel a metric, one row a model; the trained models in colour, baselines grey."""
+    import pyarrow.compute as pc
+
+    metrics = sorted(set(data["metric"].to_pylist()))
+    models = sorted(
+        set(data["model"].to_pylist()), key=lambda m: ("challenger champion".find(m) < 0, m)
+    )
+    colours = {"challenger": BLUE, "champion": GREEN}
+    across = min(2, len(metrics))
+    down = math.ceil(len(metrics) / across)
+    with _styled():
+        figure = _figure(height=down * (0.62 + 0.24 * len(models)))
+        grid = figure.subplots(down, across, sharey=True, squeeze=False).flatten().tolist()
+        for axes, metric in zip(grid, metrics, strict=False):
+            part = data.filter(pc.equal(data["metric"], metric))
+            for model, value, low, high in zip(
+                *_columns(part, "model", "value", "low", "high"), strict=True
+            ):
+                row, colour = models.index(model), colours.get(model, MUTED)
+                if low is not None and high is not None:
+                    axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.3)
+                axes.plot([value], [row], "o", color=colour, markersize=5)
+            axes.set_title(metric.replace("_", " "), fontsize=9.5, loc="left")
+            axes.set_yticks(range(len(models)), [model.replace("_", " ") for model in models])
+            axes.set_ylim(len(models) - 0.5, -0.5)
+            axes.set_xlim(left=0)
+            axes.margins(x=0.15)
+            axes.xaxis.get_major_locator().set_params(nbins=4)
+            axes.grid(visible=False, axis="y")
+        for axes in grid[len(metrics) :]:
+            axes.set_visible(False)
+    return figure
+
+
+sales = Plot(queries.sales, _draw_sales)
+retention_heatmap = Plot(queries.retention, _draw_retention)
+retention_curve = Plot(queries.retention_curve, _draw_retention_curve)
+repurchase_windows = Plot(queries.repurchase_windows, _draw_repurchase_windows)
+repurchase_cohorts = Plot(queries.repurchase_cohorts, _draw_repurchase_cohorts)
+order_counts = Plot(queries.order_counts, _draw_order_counts)
+order_gaps = Plot(queries.order_gaps, _draw_order_gaps)
+dwell = Plot(queries.dwell, _draw_dwell)
+funnel_steps = Plot(queries.funnel_steps, _draw_funnel_steps)
+funnel_weeks = Plot(queries.funnel_weeks, _draw_funnel_weeks)
+rfm_segments = Plot(queries.rfm_segments, _draw_rfm_segments)
+rfm_grid = Plot(queries.rfm_grid, _draw_rfm_grid)
+top_items = Plot(queries.top_items, _draw_top_items)
+recommendation_reasons = Plot(queries.recommendation_reasons, _draw_reasons)
+model_metrics = Plot(queries.model_metrics_at_10, _draw_model_metrics)
