@@ -61,23 +61,27 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
 def _download(url: str, archive: Path) -> None:
     """Fill `archive` by way of a .part file, which a later call continues."""
     part = archive.with_name(archive.name + ".part")
-    while True:
-        before = part.stat().st_size if part.exists() else 0
+    complete = False
+    while not complete:
+        before = _size(part)
+        reason = "the connection brings no more data"
         try:
-            if _receive(url, part):
-                break
+            complete = _receive(url, part)
         except (OSError, HTTPException) as error:  # URLError is an OSError
-            raise RuntimeError(_what_to_do(url, archive, str(error))) from error
-        # A cut connection is taken up again, as long as it brings something.
-        if part.stat().st_size <= before:
-            raise RuntimeError(_what_to_do(url, archive, "the connection brings no more data"))
-        print("connection lost, going on", flush=True)
+            reason = str(error)
+        # A lost connection is taken up again, as long as it brings something.
+        if not complete and _size(part) <= before:
+            raise RuntimeError(_what_to_do(url, archive, reason))
     part.replace(archive)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _receive(url: str, part: Path) -> bool:
     """Append to `part` what it lacks; True when it is complete."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=60)
