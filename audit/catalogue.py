@@ -230,7 +230,7 @@ _WEEKS = """
       SELECT coalesce(sum(gross_revenue) FILTER (back <= 7), 0) AS last_week,
              coalesce(sum(gross_revenue) FILTER (back > 7), 0) AS week_before,
              coalesce(max(back), 0) = 14 AS enough
-      FROM open_days LEFT JOIN fct_orders ON order_date = event_date WHERE back <= 14
+      FROM open_days LEFT JOIN {batch} ON order_date = event_date WHERE back <= 14
     )"""
 
 # How regularly the shop was open before the night, and whether it was on the night.
@@ -241,7 +241,7 @@ _OPEN = """
              ) AS open_days,
              coalesce(least(28, getvariable('night') - min(event_date)), 0) AS days,
              count(*) FILTER (event_date = getvariable('night')) AS tonight
-      FROM fct_events WHERE event_type <> 'exposure'
+      FROM {batch} WHERE event_type <> 'exposure'
     )"""
 
 _MARTS = [

@@ -1,7 +1,8 @@
-"""How Great Expectations reaches DuckDB: a SQLAlchemy dialect that reads in autocommit.
+"""How Great Expectations reaches DuckDB: a dialect that reads in autocommit, and one expectation.
 
 Great Expectations hands a connection back before it fetches, and the rollback that follows throws
 DuckDB's pending result away. The audit only reads, so there is nothing to roll back.
+Slow to import (Great Expectations takes seconds): import it inside a function.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from duckdb_engine import Dialect
+from great_expectations.expectations import UnexpectedRowsExpectation
 from sqlalchemy.dialects import registry
 
 URL = "duckdb+audit:///:memory:"
@@ -35,6 +37,21 @@ class AuditDialect(Dialect):
 
     def do_rollback(self, connection: Any) -> None:
         """Nothing: a rollback would drop the result that is about to be fetched."""
+
+
+class ExpectNoRows(UnexpectedRowsExpectation):
+    """The query returns no row; it is run once, to count, where its parent also fetches rows."""
+
+    metric_dependencies = ("unexpected_rows_query.row_count",)
+
+    def _validate(
+        self,
+        metrics: dict[str, Any],
+        runtime_configuration: dict[str, Any] | None = None,
+        execution_engine: Any = None,
+    ) -> dict[str, Any]:
+        rows = metrics["unexpected_rows_query.row_count"]
+        return {"success": rows == 0, "result": {"observed_value": rows}}
 
 
 registry.register("duckdb.audit", __name__, AuditDialect.__name__)

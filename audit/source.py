@@ -36,7 +36,8 @@ def setup(
     `counts` is, per contract table, the row accounting of ingestion (mapped, landed, ...). Raises
     AuditError when the data of the stage are not there at all.
     """
-    statements = [*_variables(shop, night), *_landing(paths)]
+    spill = f"SET temp_directory = {_text(paths.home / 'spill')}"
+    statements = [spill, *_variables(shop, night), *_landing(paths)]
     if stage == "landing":
         return [*statements, *_accounting(paths, counts or {})]
     if not paths.warehouse.exists():

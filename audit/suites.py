@@ -47,7 +47,7 @@ def run(
         validations = _validate(stage, statements, connection)
         checks = [_check(spec, validations[spec.table], connection) for spec in CATALOGUE[stage]]
     results.write(paths, night, stage, checks)
-    docs.write(shop, paths, night, stage, list(validations.values()))
+    docs.write(shop, paths, night, stage, validations)
     return checks
 
 
@@ -57,12 +57,13 @@ def _validate(
     """Per table of the stage: its validation result, or None where the table is missing."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     from audit.dialect import URL
 
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    source = context.data_sources.add_sql(
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_sql(  # type: ignore[call-arg]
         "night",
         connection_string=URL,
         kwargs={"connect_args": {"config": settings(), "setup": statements}},
@@ -90,6 +91,8 @@ def _validate(
 def _expectation(spec: CheckSpec, connection: duckdb.DuckDBPyConnection) -> Any:
     import great_expectations.expectations as gxe
 
+    from audit.dialect import ExpectNoRows
+
     common: dict[str, Any] = {
         "description": spec.description,
         "severity": "critical" if spec.blocking else "warning",
@@ -104,7 +107,7 @@ def _expectation(spec: CheckSpec, connection: duckdb.DuckDBPyConnection) -> Any:
             )
         case RowCount(low, high):
             return gxe.ExpectTableRowCountToBeBetween(min_value=low, max_value=high, **common)
-    return gxe.UnexpectedRowsExpectation(
+    return ExpectNoRows(
         unexpected_rows_query=_bad_rows(spec, connection, table="{batch}"), **common
     )
 
@@ -162,7 +165,10 @@ def _failed(spec: CheckSpec, observed: str, rows: int, sample: list[dict[str, An
     message = f"{spec.name}: expected that {spec.description}, but {observed}"
     if sample:
         first = ", ".join(f"{key} {value}" for key, value in sample[0].items())
-        message += f"; {rows:,} {'row' if rows == 1 else 'rows'}, the first: {first}"
+        message = (
+            f"{spec.name}: expected that {spec.description}, but {rows:,} "
+            f"{'row says' if rows == 1 else 'rows say'} otherwise ({observed}); first: {first}"
+        )
     return Check(
         spec.name,
         spec.stage,
@@ -178,8 +184,8 @@ def _failed(spec: CheckSpec, observed: str, rows: int, sample: list[dict[str, An
 
 def _observed(spec: CheckSpec, connection: duckdb.DuckDBPyConnection) -> str:
     observe = spec.rule.observe if isinstance(spec.rule, Rows) else None
-    observe = observe or f"SELECT format('{{:,}} rows in {spec.table}', count(*)) FROM {spec.table}"
-    (text,) = connection.execute(observe).fetchall()[0]
+    observe = observe or "SELECT format('{:,} rows in all', count(*)) FROM {batch}"
+    (text,) = connection.execute(observe.replace("{batch}", spec.table)).fetchall()[0]
     return str(text)
 
 

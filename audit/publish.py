@@ -1,0 +1,219 @@
+"""Publishing: only an audited night replaces the file that analysts read, in one rename.
+
+The new file is built beside the old one from the warehouse, the night's recommendations and the
+run's manifest. Whatever happens before the rename leaves the published file as it was; a reader
+that has the old file open keeps reading it. A night that changes nothing does not touch the file at
+all: DuckDB writes a random id and uninitialised padding into every file, so two files of equal
+content never have equal bytes, and only keeping the file keeps its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from audit import results
+from audit.catalogue import GRAIN, STAGES
+from core.duck import connect
+from core.paths import Paths
+from core.shop import Shop
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("night", pa.date32()),
+        ("section", pa.string()),
+        ("name", pa.string()),
+        ("value", pa.string()),
+        ("passed", pa.bool_()),
+        ("detail", pa.string()),
+    ]
+)
+
+# Tables that are read by time are laid out by time; every other one is in the order of its grain.
+_ORDER = {
+    "fct_events": ("event_ts", "event_id"),
+    "fct_sessions": ("started_at", "session_key"),
+    "fct_orders": ("ordered_at", "order_id"),
+    "fct_order_lines": ("line_ts", "line_id"),
+}
+
+
+class PublishError(RuntimeError):
+    """The night is not published; the message says which check failed and why."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The published file, its tables with their row counts, and whether it is a new file."""
+
+    path: Path
+    tables: dict[str, int]
+    changed: bool
+
+
+def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> Published:
+    """Replace `marts.duckdb` by the audited tables of `night`.
+
+    `manifest_rows` has the columns of MANIFEST_SCHEMA, one row per (section, name); the results of
+    all checks are added under section 'check'. Raises PublishError, leaving the published file as
+    it is, when a stage was not audited for this night or a blocking check failed.
+    """
+    checks = results.load(paths, night)
+    _refuse_unaudited(shop, paths, night, checks)
+    manifest = pa.concat_tables([manifest_rows.cast(MANIFEST_SCHEMA), _check_rows(night, checks)])
+    following = paths.marts.with_name(paths.marts.name + ".next")
+    _remove(following)
+    tables = _build(following, paths, night, manifest)
+    changed = not paths.marts.exists() or content_hash(following) != content_hash(paths.marts)
+    if changed:
+        _sync(following)
+        following.replace(paths.marts)
+        _sync(paths.marts.parent)
+    else:
+        _remove(following)
+    return Published(paths.marts, tables, changed)
+
+
+def content_hash(path: Path) -> dict[str, str]:
+    """A digest per table of schema `marts`: columns, types, comments and rows in their order."""
+    digests = {}
+    with connect(path, read_only=True) as connection:
+        for (table,) in connection.execute(
+            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'marts' ORDER BY 1"
+        ).fetchall():
+            columns = connection.execute(
+                "SELECT column_name, data_type, comment FROM duckdb_columns() "
+                "WHERE schema_name = 'marts' AND table_name = $1 ORDER BY column_index",
+                [table],
+            ).fetchall()
+            rows = connection.execute(
+                "SELECT count(*), bit_xor(hash(rowid, t)), bit_xor(hash('again', t, rowid)), "
+                "(SELECT comment FROM duckdb_tables() WHERE schema_name = 'marts' "
+                f'AND table_name = $1) FROM marts."{table}" AS t',
+                [table],
+            ).fetchall()
+            digests[table] = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
+    return digests
+
+
+def _refuse_unaudited(
+    shop: Shop, paths: Paths, night: date, checks: dict[str, list[results.Check]]
+) -> None:
+    kept = (
+        f"{paths.marts} is left as it was"
+        if paths.marts.exists()
+        else "nothing has been published yet"
+    )
+    missing = [stage for stage in STAGES if stage not in checks]
+    if missing:
+        raise PublishError(
+            f"{shop.name} {night} is not published: {', '.join(missing)} not audited; {kept}"
+        )
+    failed = [
+        check for stage in checks.values() for check in stage if check.blocking and not check.passed
+    ]
+    if failed:
+        reasons = "\n".join(f"- {check.message}" for check in failed)
+        raise PublishError(
+            f"{shop.name} {night} is not published: {len(failed)} blocking "
+            f"{'check' if len(failed) == 1 else 'checks'} failed; {kept}\n{reasons}"
+        )
+
+
+def _check_rows(night: date, checks: dict[str, list[results.Check]]) -> pa.Table:
+    rows = [
+        {
+            "night": night,
+            "section": "check",
+            "name": check.name,
+            "value": check.observed,
+            "passed": check.passed,
+            "detail": json.dumps(
+                {
+                    "stage": check.stage,
+                    "blocking": check.blocking,
+                    "expected": check.expected,
+                    "message": check.message,
+                    "failed_rows": check.failed_rows,
+                    "sample": check.sample,
+                },
+                ensure_ascii=False,
+            ),
+        }
+        for stage in checks.values()
+        for check in stage
+    ]
+    return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
+
+
+def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[str, int]:
+    """Write every table of the published file; the row count of each."""
+    recommendations = paths.recommendations / f"{night.isoformat()}.parquet"
+    with connect() as connection:
+        connection.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
+        connection.execute(f"ATTACH '{paths.warehouse}' AS warehouse (READ_ONLY)")
+        connection.execute(f"ATTACH '{file}' AS published; CREATE SCHEMA published.marts")
+        connection.register("manifest", manifest)
+        tables = {
+            "recommendations": f"read_parquet('{recommendations}')",
+            "run_manifest": "manifest",
+        }
+        # fct_events may be a view in the warehouse; what is published is always a table
+        for (name,) in connection.execute(
+            "SELECT table_name FROM information_schema.tables "
+            "WHERE table_catalog = 'warehouse' AND table_schema = 'marts' ORDER BY 1"
+        ).fetchall():
+            tables[name] = f'warehouse.marts."{name}"'
+        counts = {name: _copy(connection, name, tables[name]) for name in sorted(tables)}
+        connection.execute("CHECKPOINT published")
+        connection.execute("DETACH published")
+    return counts
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
+    """Create one published table from `source`, in its order and with its comments."""
+    order = ", ".join(_ORDER.get(name) or GRAIN.get(name) or ["ALL"])
+    connection.execute(
+        f'CREATE TABLE published.marts."{name}" AS SELECT * FROM {source} ORDER BY {order}'
+    )
+    comments = connection.execute(
+        """
+        SELECT 'TABLE', '', comment FROM (FROM duckdb_tables() SELECT database_name, schema_name,
+          table_name, comment UNION ALL FROM duckdb_views() SELECT database_name, schema_name,
+          view_name, comment)
+        WHERE database_name = 'warehouse' AND schema_name = 'marts' AND table_name = $1
+          AND comment IS NOT NULL
+        UNION ALL
+        SELECT 'COLUMN', '."' || column_name || '"', comment FROM duckdb_columns()
+        WHERE database_name = 'warehouse' AND schema_name = 'marts' AND table_name = $1
+          AND comment IS NOT NULL
+        """,
+        [name],
+    ).fetchall()
+    for kind, column, comment in comments:
+        text = comment.replace("'", "''")
+        connection.execute(f"COMMENT ON {kind} published.marts.\"{name}\"{column} IS '{text}'")
+    (count,) = connection.execute(f'SELECT count(*) FROM published.marts."{name}"').fetchall()[0]
+    return int(count)
+
+
+def _remove(file: Path) -> None:
+    """Delete a database file that a night left unfinished, with its write-ahead log."""
+    file.unlink(missing_ok=True)
+    file.with_name(file.name + ".wal").unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
