@@ -69,6 +69,7 @@ class Table:
 
 
 _MONEY = "DECIMAL(18,4)"
+_BEFORE_2000 = Rule("before_2000", "event_ts < TIMESTAMP '2000-01-01'", "before the year 2000")
 _USER = "Pseudonym of the shopper (HMAC of the shop's own id); NULL for a guest"
 
 EVENTS = Table(
@@ -123,7 +124,7 @@ EVENTS = Table(
         Rule("price_negative", "unit_price < 0", "a price below zero"),
         Rule("price_absurd", "unit_price > 1000000", "a price above one million"),
         Rule("dwell_negative", "dwell_ms < 0", "a time on the page below zero"),
-        Rule("before_2000", "event_ts < TIMESTAMP '2000-01-01'", "a timestamp before the year 2000"),
+        _BEFORE_2000,
     ),
 )
 
@@ -144,6 +145,7 @@ ITEMS = Table(
     rules=(
         Rule("title_empty", "trim(title) = ''", "a title without a letter"),
         Rule("price_negative", "price < 0", "a price below zero"),
+        Rule("before_1970", "valid_from < TIMESTAMP '1970-01-01'", "before the year 1970"),
     ),
     snapshot=True,
 )
@@ -161,7 +163,10 @@ REVIEWS = Table(
         Column("rating", "DOUBLE", "Stars, 1 to 5", True),
         Column("text", "VARCHAR", "What was written"),
     ),
-    rules=(Rule("rating_out_of_range", "rating NOT BETWEEN 1 AND 5", "stars below 1 or above 5"),),
+    rules=(
+        Rule("rating_out_of_range", "rating NOT BETWEEN 1 AND 5", "stars below 1 or above 5"),
+        _BEFORE_2000,
+    ),
 )
 
 MESSAGES = Table(
@@ -181,6 +186,7 @@ MESSAGES = Table(
     ),
     rules=(
         Rule("unknown_sender", "sender NOT IN ('customer', 'agent')", "neither side of the talk"),
+        _BEFORE_2000,
     ),
 )
 
@@ -195,7 +201,7 @@ QUARANTINE = Table(
     name="quarantine",
     key="table_name, file, row",
     time="",
-    grain="One row per raw row (or unreadable raw file) that is not in the landing tables, and why.",
+    grain="One row per raw row or unreadable raw file that was put aside, and why.",
     columns=(
         Column("table_name", "VARCHAR", "Contract table the row was mapped to", True),
         Column(
@@ -219,10 +225,11 @@ _HOME = "{{ env_var('PERENNIAL_SHOP_HOME', 'var/demo') }}"
 def dbt_sources() -> str:
     """The dbt source file: the landing and quarantine folders as sources of the warehouse."""
     days = "hive_partitioning = true, hive_types = {'day': DATE}"
+    day = Column("day", "DATE", "UTC day the row belongs to", True)
     tables = [
         _dbt_table(
             table,
-            (*table.columns, *PROVENANCE, Column("day", "DATE", f"UTC day of `{table.time}`", True)),
+            (*table.columns, *PROVENANCE, day),
             f"read_parquet('{_HOME}/landing/{table.name}/*/*.parquet', {days})",
         )
         for table in TABLES.values()

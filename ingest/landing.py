@@ -1,0 +1,166 @@
+"""Raw files in, landing parquet by day and quarantined rows out.
+
+`land` re-maps only the days that new, changed, late or deleted files touch, and its result is the
+same, byte for byte, as if everything were landed at once:
+
+- a day is mapped again from all files that have rows on it, so a SELECT may compare the rows of a
+  day with each other; when it compares across days the files must be one snapshot table's;
+- of rows with one key the smallest (timestamp, file, row) wins, also across days. A row that loses
+  to another day is kept in `landing/_other_days/<table>.parquet`, from where it comes back when
+  the winner goes;
+- rows after the night are left; the ledger remembers their days and reads their files again then.
+
+New files are staged beside the landing and moved in one by one; the ledger names the days in doubt
+before and forgets them after, so that a run that was killed is repaired by the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from core.duck import connect
+from core.paths import Paths
+from core.shop import Shop
+from ingest.contract import TABLES
+from ingest.ledger import Ledger, TableState, changed, current_files, load, save
+from ingest.mapping import mappings
+from ingest.parts import write_empty_files
+from ingest.pseudonym import load_key
+from ingest.raw import find_files
+from ingest.staging import Staged, Staging, clear
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rows of one table, over all that has landed; mapped is the sum of the others."""
+
+    mapped: int = 0
+    landed: int = 0
+    deduplicated: int = 0
+    quarantined: int = 0
+    excluded: int = 0
+    later: int = 0
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What `land` did and what lies in the landing now."""
+
+    tables: dict[str, Counts]
+    touched_days: list[date]  # of events, reviews and messages: days with other content than before
+    changed: bool
+    files: int
+    changed_files: list[str]
+    worst_reason: str | None  # most frequent reason in the quarantine
+    fingerprint: str  # of everything but the raw files that the landing follows from
+
+
+def land(shop: Shop, paths: Paths, night: date) -> Landed:
+    """Bring the landing of `shop` to `night`; does nothing when nothing has changed.
+
+    Raises ShopError when a SELECT of the shop cannot run or does not return the contract's columns;
+    the landing is then as it was.
+    """
+    ledger_path = _ledger_path(paths)
+    ledger = load(ledger_path)
+    key = load_key(paths)
+    files = find_files(shop, paths.raw)
+    states = current_files(paths.raw, {f for some in files.values() for f in some}, ledger.files)
+    changes = changed(states, ledger.files)
+    work = paths.home / "landing.new"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_empty_files(paths)
+    staged: dict[str, Staged] = {}
+    shop_tables = {mapping.table.name: mapping for mapping in mappings(shop)}
+    with connect() as connection:
+        connection.execute(f"SET temp_directory = '{work / 'spill'}'")
+        for name, table in TABLES.items():
+            if name in shop_tables:
+                staged[name] = Staging(
+                    connection, paths, work, shop_tables[name], key, night, ledger, files, changes
+                ).run()
+            elif name in ledger.tables:
+                staged[name] = clear(paths, table)
+    new = Ledger(night, states, {name: each.state for name, each in staged.items()})
+    _move_into_place(paths, ledger, staged)
+    new.worst_reason = (
+        _worst_reason(paths) if any(each.moves for each in staged.values()) else ledger.worst_reason
+    )
+    if new != ledger:
+        save(ledger_path, new)
+    shutil.rmtree(work)
+    touched = {d for name, s in staged.items() if not TABLES[name].snapshot for d in s.days}
+    return Landed(
+        tables={name: _counts(new.table(name)) for name in TABLES},
+        touched_days=sorted(date.fromisoformat(day) for day in touched),
+        changed=any(each.days for each in staged.values()),
+        files=len(states),
+        changed_files=sorted(changes),
+        worst_reason=new.worst_reason,
+        fingerprint=_digest([new.table(name).fingerprint for name in TABLES]),
+    )
+
+
+def changed_files(shop: Shop, paths: Paths) -> list[str]:
+    """Raw files that are new, gone or changed since the last landing; cheap when none is."""
+    ledger = load(_ledger_path(paths))
+    names = {file for some in find_files(shop, paths.raw).values() for file in some}
+    return sorted(changed(current_files(paths.raw, names, ledger.files), ledger.files))
+
+
+
+
+def _move_into_place(paths: Paths, ledger: Ledger, staged: dict[str, Staged]) -> None:
+    """Put the staged files where they belong, with the days in doubt in the ledger meanwhile."""
+    doubt = {name: sorted(each.in_doubt) for name, each in staged.items() if each.moves}
+    if not doubt:
+        return
+    save(_ledger_path(paths), replace(ledger, unfinished=ledger.unfinished | doubt))
+    for each in staged.values():
+        for place, file in each.moves.items():
+            if file:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(place)
+            else:
+                place.unlink()
+                if place.parent.name.startswith("day=") and not any(place.parent.iterdir()):
+                    place.parent.rmdir()
+
+
+def _counts(state: TableState) -> Counts:
+    days = state.days.values()
+    landed = sum(day.landed for day in days)
+    broken = sum(day.broken for day in days) + sum(broken for broken, _ in state.undated.values())
+    excluded = sum(day.excluded for day in days) + sum(n for _, n in state.undated.values())
+    candidates, later = sum(day.candidates for day in days), sum(day.later for day in days)
+    return Counts(
+        mapped=candidates + broken + excluded + later,
+        landed=landed,
+        deduplicated=candidates - landed,
+        quarantined=broken,
+        excluded=excluded,
+        later=later,
+    )
+
+
+def _worst_reason(paths: Paths) -> str | None:
+    with connect() as connection:
+        found = connection.execute(
+            "SELECT reason FROM read_parquet(?) WHERE kind = 'broken'"
+            " GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1",
+            [f"{paths.quarantine}/*/*.parquet"],
+        ).fetchone()
+    return str(found[0]) if found else None
+
+
+def _ledger_path(paths: Paths) -> Path:
+    return paths.landing / "_ledger.json"
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

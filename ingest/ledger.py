@@ -1,0 +1,118 @@
+"""What has landed so far: which raw files, on which days, and how many rows went where.
+
+One JSON file, replaced last and at once. Without it (or when it cannot be read) everything is
+landed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+
+_VERSION = 1  # raised when the layout of landing or ledger changes; an older one is not read
+
+
+@dataclass
+class FileState:
+    """How a raw file looked when it was landed."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass
+class DayState:
+    """Rows of one table on one day, by what became of them; `sha256` of its landing file."""
+
+    candidates: int = 0  # rows that keep the contract, before duplicates are taken out
+    landed: int = 0
+    broken: int = 0
+    excluded: int = 0
+    later: int = 0
+    sha256: str | None = None
+
+
+@dataclass
+class TableState:
+    """One table: days, what each file gave, and rows and files without a day."""
+
+    fingerprint: str = ""
+    days: dict[str, DayState] = field(default_factory=dict)
+    files: dict[str, list[str]] = field(default_factory=dict)  # file -> days it has rows on
+    undated: dict[str, list[int]] = field(default_factory=dict)  # file -> [broken, excluded]
+
+
+@dataclass
+class Ledger:
+    """The state of `landing/`; `unfinished` are days (by table) whose replacement had begun."""
+
+    night: date | None = None
+    files: dict[str, FileState] = field(default_factory=dict)
+    tables: dict[str, TableState] = field(default_factory=dict)
+    unfinished: dict[str, list[str]] = field(default_factory=dict)
+    worst_reason: str | None = None
+
+    def table(self, name: str) -> TableState:
+        """The table's state; that of one never landed if it is not known."""
+        return self.tables.get(name, TableState())
+
+
+def load(path: Path) -> Ledger:
+    """The ledger in `path`, or an empty one when there is none that can be read."""
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("version") != _VERSION:
+            return Ledger()
+        return Ledger(
+            night=date.fromisoformat(data["night"]) if data["night"] else None,
+            files={name: FileState(**state) for name, state in data["files"].items()},
+            tables={
+                name: TableState(
+                    **{**state, "days": {d: DayState(**s) for d, s in state["days"].items()}}
+                )
+                for name, state in data["tables"].items()
+            },
+            unfinished=data["unfinished"],
+            worst_reason=data["worst_reason"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Ledger()
+
+
+def save(path: Path, ledger: Ledger) -> None:
+    """Replace the ledger at once."""
+    data = {"version": _VERSION, **asdict(ledger)}
+    data["night"] = ledger.night.isoformat() if ledger.night else None
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(data, sort_keys=True, separators=(",", ":")))
+    new.replace(path)
+
+
+def current_files(
+    folder: Path, names: set[str], known: dict[str, FileState]
+) -> dict[str, FileState]:
+    """The state of the raw files now; a file is read only when its size or time has changed."""
+    states = {}
+    for name in sorted(names):
+        stat = (folder / name).stat()
+        before = known.get(name)
+        if before and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            states[name] = before
+        else:
+            with (folder / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            states[name] = FileState(stat.st_size, stat.st_mtime_ns, digest)
+    return states
+
+
+def changed(now: dict[str, FileState], before: dict[str, FileState]) -> set[str]:
+    """Files that are new, gone or of other content."""
+    return {
+        name
+        for name in now.keys() | before.keys()
+        if name not in now or name not in before or now[name].sha256 != before[name].sha256
+    }

@@ -1,0 +1,291 @@
+"""One shop's SELECT against the contract: every mapped row, typed, pseudonymised and judged.
+
+`map_table` leaves a temporary table `mapped` with the contract's columns, `_file`, `_row` and
+
+- `_day`    the UTC day of the table's time column; NULL when that is missing or unreadable
+- `_state`  'ok', 'broken' (breaks the contract), 'excluded' (the SELECT's own `_exclude` says why)
+            or 'later' (after the night, whatever else is true of it: left for its own night)
+- `_reason` why it is broken or excluded
+- `_payload` those rows as the SELECT returned them, as JSON, with the pseudonym for the shopper
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from core.shop import Shop, ShopError
+from ingest.contract import PROVENANCE, TABLES, Column, Table
+from ingest.pseudonym import pseudonyms
+from ingest.raw import Unreadable, damaged_files, open_view
+
+# Operators of DuckDB's plan that make each of their rows from one row
+_ROW_BY_ROW = {
+    "PROJECTION",
+    "FILTER",
+    "UNION",
+    "UNNEST",
+    "READ_PARQUET",
+    "SEQ_SCAN",
+    "EMPTY_RESULT",
+    "DUMMY_SCAN",
+    "CTE",
+    "CTE_SCAN",
+}
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A shop's SELECT for one contract table and the `raw.<key>` views it reads."""
+
+    shop: Shop
+    table: Table
+    select: str
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of shop.yml's `raw` that the SELECT reads; ShopError on one that is not there."""
+        code = re.sub(r"--[^\n]*|/\*.*?\*/", " ", self.select, flags=re.DOTALL)
+        keys = sorted(set(re.findall(r'\braw\s*\.\s*"?(\w+)', code, flags=re.IGNORECASE)))
+        for key in keys:
+            if key not in self.shop.raw:
+                known = ", ".join(sorted(self.shop.raw))
+                raise ShopError(f"{self.name} reads raw.{key}; shop.yml has only: {known}")
+        return keys
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"shops/{self.shop.name}/{self.table.name}.sql"
+
+
+def mappings(shop: Shop) -> list[Mapping]:
+    """The shop's SELECTs, in the contract's order."""
+    selects = [(table, shop.select(table.name)) for table in TABLES.values()]
+    return [Mapping(shop, table, select) for table, select in selects if select is not None]
+
+
+def open_views(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+    chosen: set[str],
+) -> list[Unreadable]:
+    """Make the views the SELECT reads, over the `chosen` ones of `files` (by key)."""
+    unreadable = []
+    for key in mapping.keys:
+        here = [file for file in files[key] if file in chosen]
+        unreadable += open_view(connection, key, mapping.shop.raw[key], folder, here, files[key])
+    return unreadable
+
+
+def looks_across(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+) -> bool:
+    """Does the SELECT compare rows with each other (join, group, window ...)?
+
+    If not, every row follows from one raw row, and any set of files may be mapped without the rest.
+    DuckDB's plan tells, over views without rows and before the optimiser simplifies it.
+    """
+    open_views(connection, mapping, folder, files, set())
+    connection.execute("PRAGMA disable_optimizer")
+    try:
+        plan = connection.execute(f"EXPLAIN (FORMAT json) {_body(mapping)}").fetchall()[0][1]
+    except duckdb.Error as error:
+        raise ShopError(f"{mapping.name}: {error}") from error
+    finally:
+        connection.execute("PRAGMA enable_optimizer")
+    return not _operators(json.loads(plan)) <= _ROW_BY_ROW
+
+
+def _operators(nodes: list[dict[str, Any]]) -> set[str]:
+    return {node["name"].strip() for node in nodes}.union(
+        *(_operators(node["children"]) for node in nodes)
+    )
+
+
+def select_rows(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+    chosen: set[str],
+) -> list[Unreadable]:
+    """Run the SELECT over the `chosen` files into the temporary table `selected`.
+
+    Damaged files are left out and returned. Raises ShopError with DuckDB's message when the SELECT
+    itself is at fault.
+    """
+    unreadable = open_views(connection, mapping, folder, files, chosen)
+    query = f"CREATE OR REPLACE TEMP TABLE selected AS SELECT * FROM (\n{_body(mapping)}\n)"
+    try:
+        connection.execute(query)
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as error:
+        known = {bad.file for bad in unreadable}
+        damaged = [
+            bad
+            for key in mapping.keys
+            for bad in damaged_files(
+                connection,
+                mapping.shop.raw[key],
+                folder,
+                [file for file in files[key] if file in chosen - known],
+            )
+        ]
+        if not damaged:
+            raise ShopError(f"{mapping.name}: {error}") from error
+        rest = chosen - {bad.file for bad in damaged}
+        return damaged + select_rows(connection, mapping, folder, files, rest)
+    return unreadable
+
+
+def map_table(
+    connection: duckdb.DuckDBPyConnection, mapping: Mapping, key: bytes, night: date
+) -> None:
+    """Turn `selected` into `mapped` (see the module); ShopError when columns are not as agreed."""
+    table = mapping.table
+    types = selected_types(connection)
+    problems = column_problems(table, types)
+    if problems:
+        raise ShopError(f"{mapping.name}: " + "; ".join(problems))
+    _number_shoppers(connection, table, types, key)
+    given = {column: types[column.name] for column in table.columns if column.name in types}
+    inputs = [_input(column, table) for column in given]
+    typed = [
+        f"{_cast(column, given[column])} AS {column.name}"
+        if column in given
+        else f"NULL::{column.type} AS {column.name}"
+        for column in table.columns
+    ]
+    reason = "_exclude" if "_exclude" in types else "NULL"
+    payload = ", ".join(f"'{column.name}', given_{column.name}::VARCHAR" for column in given)
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE mapped AS
+        WITH given AS (
+            SELECT {", ".join(inputs)}, _file::VARCHAR AS _file, _row::BIGINT AS _row,
+                {reason}::VARCHAR AS _excluded
+            FROM selected {_shopper_join(table, types)}
+        ),
+        typed AS (SELECT *, {", ".join(typed)} FROM given),
+        judged AS (SELECT *, {_fault(table, given)} AS _fault FROM typed)
+        SELECT {", ".join(column.name for column in table.columns)}, _file, _row,
+            CAST({table.time} AS DATE) AS _day,
+            CASE WHEN {table.time} >= TIMESTAMP '{night + timedelta(days=1)}' THEN 'later'
+                WHEN _excluded IS NOT NULL THEN 'excluded'
+                WHEN _fault IS NOT NULL THEN 'broken'
+                ELSE 'ok' END AS _state,
+            coalesce(_excluded, _fault) AS _reason,
+            CASE WHEN _reason IS NOT NULL THEN json_object({payload})::VARCHAR END AS _payload
+        FROM judged
+    """)
+    connection.execute("DROP TABLE selected")
+    _refuse_rows_from_nowhere(connection, mapping)
+
+
+def selected_types(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Column names and DuckDB types of `selected`."""
+    described = connection.execute("DESCRIBE selected").fetchall()
+    return {name: kind for name, kind, *_ in described}
+
+
+def column_problems(table: Table, types: dict[str, str]) -> list[str]:
+    """What is wrong with the columns a SELECT returns, in words; empty when nothing is."""
+    known = {column.name for column in (*table.columns, *PROVENANCE)} | {"_exclude"}
+    needed = [column.name for column in (*table.columns, *PROVENANCE) if column.required]
+    return [f"column {name} is not returned" for name in needed if name not in types] + [
+        f"column {name} is not in the contract" for name in types if name not in known
+    ]
+
+
+def _number_shoppers(
+    connection: duckdb.DuckDBPyConnection, table: Table, types: dict[str, str], key: bytes
+) -> None:
+    """Make `shoppers` (identity, pseudonym) from the distinct ids in `selected`."""
+    identities: set[str] = set()
+    for name in table.personal:
+        if name in types:
+            found = connection.execute(f"SELECT DISTINCT {name}::VARCHAR FROM selected").fetchall()
+            identities |= {identity for (identity,) in found if identity}
+    connection.register("shoppers", pseudonyms(key, sorted(identities)))
+
+
+def _shopper_join(table: Table, types: dict[str, str]) -> str:
+    return " ".join(
+        f"LEFT JOIN shoppers AS by_{name} ON selected.{name}::VARCHAR = by_{name}.identity"
+        for name in table.personal
+        if name in types
+    )
+
+
+def _input(column: Column, table: Table) -> str:
+    """The value as the SELECT gave it; of a shopper only the pseudonym goes further."""
+    if column.name in table.personal:
+        return f"by_{column.name}.pseudonym AS given_{column.name}"
+    return f"selected.{column.name} AS given_{column.name}"
+
+
+def _cast(column: Column, source: str) -> str:
+    """SQL of the typed value: NULL where it cannot be one. Empty text is a missing value."""
+    value = f"given_{column.name}"
+    if column.type == "VARCHAR":
+        return f"nullif({value}::VARCHAR, '')"
+    if column.type == "TIMESTAMP":
+        # Through TIMESTAMPTZ, for a cast from text to TIMESTAMP drops an offset such as +02:00.
+        moment = f"TRY_CAST({value} AS TIMESTAMPTZ)" if source == "VARCHAR" else value
+        moment = f"TRY_CAST({moment} AS TIMESTAMP)"
+        return f"CASE WHEN isfinite({moment}) THEN {moment} END"
+    typed = f"TRY_CAST({value} AS {column.type})"
+    if column.type == "BIGINT" and not source.endswith(("INT", "INTEGER")):
+        return f"CASE WHEN TRY_CAST({value} AS DOUBLE) = {typed} THEN {typed} END"  # not rounded
+    return typed
+
+
+def _fault(table: Table, given: dict[Column, str]) -> str:
+    """SQL of the first reason for which a row breaks the contract, else NULL."""
+    cases = [
+        f"WHEN nullif(given_{column.name}::VARCHAR, '') IS NOT NULL AND {column.name} IS NULL"
+        f" THEN '{column.name}_not_{column.type.split('(')[0].lower()}'"
+        for column in given
+        if column.type != "VARCHAR"
+    ]
+    cases += [
+        f"WHEN {column.name} IS NULL THEN '{column.name}_missing'"
+        for column in table.columns
+        if column.required
+    ]
+    cases += [f"WHEN {rule.broken} THEN '{rule.name}'" for rule in table.rules]
+    return f"CASE {' '.join(cases)} END"
+
+
+def _refuse_rows_from_nowhere(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> None:
+    nowhere = connection.execute(
+        "SELECT count(*) FROM mapped WHERE _file IS NULL OR _row IS NULL"
+    ).fetchall()[0][0]
+    if nowhere:
+        raise ShopError(
+            f"{mapping.name}: {nowhere} rows without _file or _row;"
+            " return those of the raw row each one comes from"
+        )
+
+
+def _body(mapping: Mapping) -> str:
+    """The SELECT without a closing semicolon, to stand in brackets."""
+    try:
+        statements = duckdb.extract_statements(mapping.select)
+    except duckdb.Error as error:
+        raise ShopError(f"{mapping.name}: {error}") from error
+    if len(statements) != 1:
+        raise ShopError(f"{mapping.name}: must be one SELECT, not {len(statements)} statements")
+    return statements[0].query.strip().rstrip(";")

@@ -1,0 +1,369 @@
+"""From the raw files of one table to its new landing and quarantine files, not yet in place.
+
+Which days are touched, which files they need, and of rows with one key which one wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from core.paths import Paths
+from ingest.contract import PROVENANCE, QUARANTINE, Table
+from ingest.ledger import DayState, Ledger, TableState
+from ingest.mapping import Mapping, looks_across, map_table, select_rows
+from ingest.parts import (
+    days_on_disk,
+    landing_part,
+    losers_part,
+    quarantine_part,
+    schema,
+    sha256,
+    write,
+    write_days,
+)
+from ingest.pseudonym import pseudonym
+from ingest.raw import Unreadable
+
+
+@dataclass
+class Staged:
+    """One table's next state, and the files that make it so."""
+
+    state: TableState
+    moves: dict[Path, Path | None] = field(default_factory=dict)  # place -> new file; None: delete
+    days: set[str] = field(default_factory=set)  # whose landing has other content than before
+    in_doubt: set[str] = field(default_factory=set)  # to be mapped again if the moves break off
+
+
+def clear(paths: Paths, table: Table) -> Staged:
+    """For a table the shop no longer has: everything goes."""
+    days = days_on_disk(paths, table)
+    places = [losers_part(paths, table), quarantine_part(paths, table, None)]
+    for day in days:
+        places += [landing_part(paths, table, day), quarantine_part(paths, table, day)]
+    return Staged(TableState(), {place: None for place in places if place.exists()}, days, days)
+
+
+@dataclass
+class Staging:
+    """One table on its way: `files` are all raw files by key, `changes` those to be looked at."""
+
+    connection: duckdb.DuckDBPyConnection
+    paths: Paths
+    work: Path
+    mapping: Mapping
+    key: bytes
+    night: date
+    ledger: Ledger
+    files: dict[str, list[str]]
+    changes: set[str]
+
+    def __post_init__(self) -> None:
+        self.table = self.mapping.table
+        self.before = self.ledger.table(self.table.name)
+        self.unfinished = set(self.ledger.unfinished.get(self.table.name, []))
+        self.here = {file for key in self.mapping.keys for file in self.files[key]}
+        self.changes = self.changes & (self.here | self.before.files.keys())
+        self.touched = self.unfinished | self._days_between_nights()
+        self.unreadable: list[Unreadable] = []
+
+    def run(self) -> Staged:
+        """Map what is touched, and write the new files under `work`."""
+        fingerprint = _fingerprint(self.mapping, self.key)
+        other = fingerprint != self.before.fingerprint
+        if not (other or self.changes or self.touched):
+            return Staged(self.before)
+        across = looks_across(self.connection, self.mapping, self.paths.raw, self.files)
+        if other or (across and self.changes):
+            self._map_everything()
+        else:
+            self._map_touched(self.here if across else set())
+        state = replace(self._next_state(), fingerprint=fingerprint)
+        rewritten = self.touched | self._settle_duplicates()
+        staged = Staged(state, in_doubt=rewritten | self._days_of_losers())
+        self._stage_landing(staged, rewritten)
+        self._stage_losers(staged)
+        self._stage_quarantine(staged)
+        return staged
+
+    # ---- which files and which days
+
+    def _days_between_nights(self) -> set[str]:
+        """Days that come into view, or leave it, because the night has moved."""
+        if self.ledger.night is None:
+            return set()
+        first, last = sorted([self.ledger.night.isoformat(), self.night.isoformat()])
+        return {day for day in self.before.days if first < day <= last}
+
+    def _map_everything(self) -> None:
+        self.before, self.changes = TableState(), self.here
+        self._map(self.here)
+        self.touched |= days_on_disk(self.paths, self.table) | self._mapped_days(self.here)
+
+    def _map_touched(self, always: set[str]) -> None:
+        """Map the changed files with all that share a day with them, until no further day comes."""
+        for file in self.changes:
+            self.touched |= set(self.before.files.get(file, []))
+        chosen = (self.changes | always | self._files_on_touched()) & self.here
+        while True:
+            self._map(chosen)
+            self.touched |= self._mapped_days(self.changes)
+            needed = self._files_on_touched() & self.here
+            if needed <= chosen:
+                break
+            chosen |= needed
+        self._drop_untouched()
+
+    def _files_on_touched(self) -> set[str]:
+        return {f for f, days in self.before.files.items() if not self.touched.isdisjoint(days)}
+
+    def _map(self, chosen: set[str]) -> None:
+        self.unreadable = select_rows(
+            self.connection, self.mapping, self.paths.raw, self.files, chosen
+        )
+        map_table(self.connection, self.mapping, self.key, self.night)
+
+    def _mapped_days(self, files: set[str]) -> set[str]:
+        self._register("some_files", pa.table({"name": pa.array(sorted(files), pa.string())}))
+        found = self.connection.execute(
+            "SELECT DISTINCT _day FROM mapped WHERE _day IS NOT NULL"
+            " AND _file IN (SELECT name FROM some_files)"
+        ).fetchall()
+        return {day.isoformat() for (day,) in found}
+
+    def _drop_untouched(self) -> None:
+        """Leave in `mapped` what takes part: touched days, and undated rows of changed files."""
+        self._register("touched", _day_table(self.touched))
+        self.connection.execute(
+            "DELETE FROM mapped WHERE CASE WHEN _day IS NULL"
+            " THEN _file NOT IN (SELECT name FROM some_files)"
+            " ELSE _day NOT IN (SELECT day FROM touched) END"
+        )
+        self.unreadable = [bad for bad in self.unreadable if bad.file in self.changes]
+
+    # ---- what becomes of the rows
+
+    def _next_state(self) -> TableState:
+        """The table's state after this landing, but for which candidates land."""
+        rows = self.connection.execute(
+            "SELECT _day, _state, count(*) FROM mapped WHERE _day IS NOT NULL GROUP BY ALL"
+        ).fetchall()
+        days = {d: replace(s) for d, s in self.before.days.items() if d not in self.touched}
+        for day, state, number in rows:
+            entry = days.setdefault(day.isoformat(), DayState())
+            setattr(entry, {"ok": "candidates"}.get(state, state), number)
+        files = {f: d for f, d in self.before.files.items() if f not in self.changes}
+        files |= {file: [] for file in self.here - files.keys()}
+        undated = {f: n for f, n in self.before.undated.items() if f not in self.changes}
+        for file, on in self.connection.execute(
+            "SELECT _file, list(DISTINCT _day ORDER BY _day) FILTER (_day IS NOT NULL)"
+            " FROM mapped GROUP BY _file"
+        ).fetchall():
+            if file in self.changes:
+                files[file] = [day.isoformat() for day in on or []]
+        for file, broken, excluded in self.connection.execute(
+            "SELECT _file, count_if(_state = 'broken'), count_if(_state = 'excluded')"
+            " FROM mapped WHERE _day IS NULL GROUP BY _file"
+        ).fetchall():
+            undated[file] = [broken, excluded]
+        for file, number in Counter(bad.file for bad in self.unreadable).items():
+            broken, excluded = undated.get(file, [0, 0])
+            undated[file] = [broken + number, excluded]
+        return TableState(days=days, files=files, undated=undated)
+
+    def _settle_duplicates(self) -> set[str]:
+        """Mark the losers in `mapped`; days not touched whose landing changes all the same.
+
+        Rows of other days with the same keys join in: from the landing with state 'landed', from
+        the losers of earlier runs with state 'lost'. Losers end as 'same_day' (the winner's day
+        is theirs: counted and dropped) or 'other_day' (kept for when the winner goes).
+        """
+        key, columns = self.table.key, ", ".join(self._names())
+        self._bring_in_rivals(key, columns)
+        self.connection.execute(f"""
+            CREATE OR REPLACE TEMP TABLE ranked AS
+            SELECT rowid AS id, row_number() OVER best AS place, first(_day) OVER best AS winner_day
+            FROM mapped
+            WHERE _state IN ('ok', 'landed', 'lost') AND ({key}) IN (
+                SELECT ({key}) FROM mapped WHERE _state IN ('ok', 'landed', 'lost')
+                GROUP BY {key} HAVING count(*) > 1)
+            WINDOW best AS (PARTITION BY {key} ORDER BY {self.table.time}, _file, _row, {columns})
+        """)
+        changed = self.connection.execute("""
+            SELECT DISTINCT _day FROM mapped LEFT JOIN ranked ON mapped.rowid = id
+            WHERE _state = 'landed' AND place > 1 OR _state = 'lost' AND coalesce(place, 1) = 1
+        """).fetchall()
+        self.connection.execute("""
+            UPDATE mapped SET _state = if(_day = winner_day, 'same_day', 'other_day')
+            FROM ranked WHERE mapped.rowid = id AND place > 1
+        """)
+        days = {day.isoformat() for (day,) in changed}
+        if days:  # the rest of those days, to be written again with them
+            self._insert("landed", days, f"({key}) NOT IN (SELECT * FROM rival_keys)", columns)
+        return days
+
+    def _bring_in_rivals(self, key: str, columns: str) -> None:
+        losers = losers_part(self.paths, self.table)
+        known = f"SELECT {key} FROM mapped WHERE _state = 'ok'"
+        if losers.exists():
+            known += f" UNION SELECT {key} FROM read_parquet('{losers}')"
+        self.connection.execute(f"CREATE OR REPLACE TEMP TABLE rival_keys AS {known}")
+        self._register("touched", _day_table(self.touched))
+        if losers.exists():
+            self.connection.execute(
+                f"INSERT INTO mapped ({columns}, _day, _state)"
+                f" SELECT {columns}, CAST({self.table.time} AS DATE) AS day, 'lost'"
+                f" FROM read_parquet('{losers}') WHERE day NOT IN (SELECT day FROM touched)"
+            )
+        others = {day for day, state in self.before.days.items() if state.landed} - self.touched
+        self._insert("landed", others, f"({key}) IN (SELECT * FROM rival_keys)", columns)
+
+    def _insert(self, state: str, days: set[str], where: str, columns: str) -> None:
+        """Add landed rows of `days` to `mapped`."""
+        places = [str(landing_part(self.paths, self.table, day)) for day in sorted(days)]
+        if places:
+            self.connection.execute(
+                f"INSERT INTO mapped ({columns}, _day, _state)"
+                f" SELECT {columns}, CAST({self.table.time} AS DATE), '{state}'"
+                f" FROM read_parquet(?, hive_partitioning = false) WHERE {where}",
+                [places],
+            )
+
+    # ---- writing
+
+    def _stage_landing(self, staged: Staged, rewritten: set[str]) -> None:
+        self._register("rewritten", _day_table(rewritten))
+        order = f"_day, {self.table.time}, {self.table.key}"
+        query = (
+            f"SELECT {', '.join(self._names())}, _day FROM mapped"
+            " WHERE _state IN ('ok', 'landed', 'lost') AND _day IN (SELECT day FROM rewritten)"
+            f" ORDER BY {order}"
+        )
+        folder = self.work / "landing" / self.table.name
+        columns = (*self.table.columns, *PROVENANCE)
+        files = write_days(self.connection, query, columns, lambda d: folder / f"{d}.parquet")
+        landed = dict(
+            self.connection.execute(
+                "SELECT _day::VARCHAR, count(*) FROM mapped"
+                " WHERE _state IN ('ok', 'landed', 'lost') GROUP BY _day"
+            ).fetchall()
+        )
+        known = self.ledger.table(self.table.name).days
+        for day in sorted(rewritten):
+            place, file = landing_part(self.paths, self.table, day), files.get(day)
+            digest = sha256(file) if file else None
+            if day in staged.state.days:
+                entry = staged.state.days[day]
+                entry.landed, entry.sha256 = landed.get(day, 0) if file else 0, digest
+            before = known[day].sha256 if day in known else None
+            if digest != before or place.exists() != (file is not None) or day in self.unfinished:
+                staged.days.add(day)
+                if file or place.exists():
+                    staged.moves[place] = file
+
+    def _days_of_losers(self) -> set[str]:
+        """Days of the losers kept before and after."""
+        query = "SELECT DISTINCT _day::VARCHAR FROM mapped WHERE _state = 'other_day'"
+        losers = losers_part(self.paths, self.table)
+        if losers.exists():
+            query += f" UNION SELECT {self.table.time}::DATE::VARCHAR FROM read_parquet('{losers}')"
+        return {day for (day,) in self.connection.execute(query).fetchall()}
+
+    def _stage_losers(self, staged: Staged) -> None:
+        columns = (*self.table.columns, *PROVENANCE)
+        rows = self.connection.sql(
+            f"SELECT {', '.join(self._names())} FROM mapped WHERE _state = 'other_day'"
+            f" ORDER BY ALL"
+        ).to_arrow_table()
+        file = self.work / "losers" / f"{self.table.name}.parquet"
+        if rows.num_rows:
+            write(file, rows.cast(schema(columns)))
+        _replace_if_other(
+            staged, losers_part(self.paths, self.table), file if rows.num_rows else None
+        )
+
+    def _stage_quarantine(self, staged: Staged) -> None:
+        aside = (
+            f"SELECT '{self.table.name}' AS table_name, _state AS kind, _reason AS reason,"
+            " _file AS file, _row AS row, _payload AS payload, _day"
+            " FROM mapped WHERE _state IN ('broken', 'excluded')"
+        )
+        folder = self.work / "quarantine" / self.table.name
+        files = write_days(
+            self.connection,
+            f"SELECT * FROM ({aside}) WHERE _day IS NOT NULL"
+            " ORDER BY _day, file, row, kind, reason, payload",
+            QUARANTINE.columns,
+            lambda day: folder / f"{day}.parquet",
+        )
+        for day in self.touched:
+            _replace_if_other(staged, quarantine_part(self.paths, self.table, day), files.get(day))
+        place = quarantine_part(self.paths, self.table, None)
+        undated = self._undated(aside, place)
+        if undated.num_rows:
+            write(folder / "undated.parquet", undated)
+        _replace_if_other(staged, place, folder / "undated.parquet" if undated.num_rows else None)
+
+    def _undated(self, aside: str, place: Path) -> pa.Table:
+        """Rows and files without a day: those of unchanged files as before, and the new ones."""
+        bad = pa.table(
+            {
+                "file": pa.array([b.file for b in self.unreadable], pa.string()),
+                "row": pa.array([b.row for b in self.unreadable], pa.int64()),
+                "reason": pa.array([b.reason for b in self.unreadable], pa.string()),
+            }
+        )
+        self._register("unreadable", bad)
+        query = (
+            f"SELECT * EXCLUDE (_day) FROM ({aside}) WHERE _day IS NULL"
+            f" UNION ALL SELECT '{self.table.name}', 'broken', reason, file, row, NULL"
+            " FROM unreadable"
+        )
+        kept = self.before.undated.keys() - self.changes
+        if kept and place.exists():
+            self._register("kept", pa.table({"name": pa.array(sorted(kept), pa.string())}))
+            query += (
+                f" UNION ALL SELECT * FROM read_parquet('{place}')"
+                " WHERE file IN (SELECT name FROM kept)"
+            )
+        ordered = f"SELECT * FROM ({query}) ORDER BY file, row NULLS FIRST, kind, reason, payload"
+        return self.connection.sql(ordered).to_arrow_table().cast(schema(QUARANTINE.columns))
+
+    def _names(self) -> list[str]:
+        return [column.name for column in (*self.table.columns, *PROVENANCE)]
+
+    def _register(self, name: str, table: pa.Table) -> None:
+        self.connection.register(name, table)
+
+
+def _replace_if_other(staged: Staged, place: Path, file: Path | None) -> None:
+    if file is None:
+        if place.exists():
+            staged.moves[place] = None
+    elif not place.exists() or sha256(place) != sha256(file):
+        staged.moves[place] = file
+
+
+def _day_table(days: Iterable[str]) -> pa.Table:
+    values = [date.fromisoformat(day) for day in sorted(days)]
+    return pa.table({"day": pa.array(values, pa.date32())})
+
+
+def _fingerprint(mapping: Mapping, key: bytes) -> str:
+    """Of everything but the raw files that a table's landing follows from."""
+    parts = [
+        mapping.select,
+        {key: mapping.shop.raw[key].model_dump() for key in mapping.keys},
+        asdict(mapping.table),
+        pseudonym(key, "the key itself"),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
