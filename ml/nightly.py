@@ -1,0 +1,402 @@
+"""What a night asks of the recommender: train a challenger and judge it, then score every shopper.
+
+Two functions over Arrow tables, `train` and `score`. The orchestrator brings the tables and writes
+the lists; nothing here knows where the tables come from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ml import ModelError, registry
+from ml.baselines import item_knn, popularity, popularity_counts, text_similarity
+from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
+from ml.gate import decide
+from ml.plots import loss_curve, metric_bars
+from ml.reasons import Reasons
+from ml.recommender.data import Examples, ItemFacts, examples, stats_from_events
+from ml.recommender.files import Learned, Scale
+from ml.recommender.rank import best, scorer
+from ml.recommender.train import Config
+from ml.recommender.train import train as fit
+from ml.sequences import Events, from_arrow, sorted_ids, vectors
+from ml.tracking import record
+
+MODEL = "recommender"
+CHALLENGER, CHAMPION = "challenger", "champion"
+FALLBACK = "popularity"
+SNAPSHOT_DAYS = 7
+NEVER = 1_000_000
+"""A day that does not come."""
+LISTS = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float64()),
+        ("reason", pa.string()),
+        ("model_version", pa.string()),
+    ]
+)
+_METRICS = "metrics.parquet"
+_EPOCH = date(1970, 1, 1)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NightInputs:
+    """All that the recommender is given for one night.
+
+    events: user_id, item_id, event_type, event_ts (UTC without zone), of the input and target types.
+    users: user_id of everybody to score. items: item_id, title, is_catalogued.
+    item_features_at_cutoff, item_features_at_night: item_id, embedding (list of float, NULL where
+    there was no text yet) and days_since_first_seen (NULL before the item was there); one row per
+    item, as the feature service knew them when the held-out days began and at the night's end.
+    """
+
+    events: pa.Table
+    users: pa.Table
+    items: pa.Table
+    item_features_at_cutoff: pa.Table
+    item_features_at_night: pa.Table
+    night: date
+    input_events: tuple[str, ...]
+    target_events: tuple[str, ...]
+    holdout_days: int
+    max_length: int = 64
+    max_steps: int = 600
+
+    @property
+    def end(self) -> int:
+        """The first day the night does not know, in days since 1970."""
+        return (self.night - _EPOCH).days + 1
+
+    @property
+    def cutoff(self) -> int:
+        """The first held-out day, in days since 1970."""
+        return self.end - self.holdout_days
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a night's training."""
+
+    metrics: pa.Table
+    """model, metric, k, value, low, high, n_users (`ml.evaluate`)"""
+    decision: str
+    promoted: bool
+    model_version: str
+    reused: bool
+    """the same inputs, settings and code were there already"""
+    curves: dict[str, list[float]]
+    """steps, loss"""
+    plots: dict[str, bytes] = field(default_factory=dict)
+    """PNG by name"""
+
+
+def train(
+    inputs: NightInputs,
+    *,
+    models: Path,
+    mlflow: Path,
+    card: dict[str, Any],
+    seed: int,
+    resume: bool = True,
+    log: Callable[[str], object] = _log.info,
+) -> TrainResult:
+    """Train a challenger up to the held-out days, judge it on them, promote it if it is the best.
+
+    `card` must name the `feature_service` the item features came from. The same inputs, settings,
+    seed and code as before give the version that is there, with its metrics and its decision. A
+    killed run is taken up at its last checkpoint when `resume`. Raises ModelError when there is
+    nothing to learn from or the training diverges.
+    """
+    if not card.get("feature_service"):
+        raise ModelError("the card must name the feature_service that the item features came from")
+    config = Config(seed=seed, max_steps=inputs.max_steps, max_length=inputs.max_length)
+    config.check()
+    events = _events(inputs)
+    data = _examples(events, inputs.input_events, inputs.target_events, inputs.cutoff, inputs)
+    facts, scale = _facts(inputs, events, inputs.item_features_at_cutoff, inputs.cutoff)
+    fingerprint = _fingerprint(inputs, events, facts, config, card["feature_service"])
+    version = f"rec-{inputs.night:%Y%m%d}-{fingerprint[:10]}"
+    if version in registry.versions(models, MODEL):
+        log(f"{version} was made of the same inputs before: not trained again")
+        return _known(models, version)
+
+    checkpoint = models / MODEL / f".{version}.checkpoint"
+    if not resume:
+        checkpoint.unlink(missing_ok=True)
+    trained = fit(data, facts, config, checkpoint, log)
+
+    before = registry.champion(models, MODEL, inputs.night)
+    held = _held_out(inputs, events, facts)
+    judged = _judge(inputs, events, facts, held, models, before)
+    own = evaluate(CHALLENGER, scorer(trained.model, data, facts, inputs.cutoff), held)
+    rivals = {name: each.ndcg for name, each in judged.items()}
+    decision = decide(own.ndcg, rivals)
+    log(decision.text)
+
+    metrics = pa.concat_tables([*(each.table for each in judged.values()), own.table])
+    curves = {"steps": [float(step) for step in trained.steps], "loss": trained.loss}
+    about = card | {
+        "version": version,
+        "model": MODEL,
+        "night": inputs.night.isoformat(),
+        "data_from": str(np.datetime64(int(events.day.min()), "D")),
+        "data_until": str(np.datetime64(inputs.cutoff - 1, "D")),
+        "held_out_days": inputs.holdout_days,
+        "held_out_users": len(held.users),
+        "held_out_not_in_catalogue": held.unreachable,
+        "seed": seed,
+        "config": asdict(config),
+        "fingerprint": fingerprint,
+        "judged_against": before,
+        "decision": decision.text,
+        "promoted": decision.promote,
+        "ndcg_at_10": float(own.ndcg.mean()) if len(own.ndcg) else 0.0,
+        "metrics": _flat(metrics),
+        "curves": curves,
+    }
+    plots = _plots(metrics, curves, version)
+    learned = Learned.of(trained.model, data, inputs.input_events, scale)
+
+    def write(folder: Path) -> None:
+        learned.save(folder)
+        pq.write_table(metrics, folder / _METRICS)
+
+    # MLflow first: a version that is there is complete, its run included.
+    record(
+        mlflow,
+        MODEL,
+        version,
+        parameters=asdict(config) | card | {"night": inputs.night, "judged_against": before},
+        metrics=_flat(metrics),
+        curves=curves,
+        files={f"{name}.png": png for name, png in plots.items()}
+        | {"decision.txt": decision.text.encode()},
+    )
+    registry.add(models, MODEL, version, about, write)
+    if decision.promote:
+        registry.promote(models, MODEL, version, inputs.night)
+    checkpoint.unlink(missing_ok=True)
+    return TrainResult(metrics, decision.text, decision.promote, version, False, curves, plots)
+
+
+def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 50) -> pa.Table:
+    """The `k` best items for every user of `inputs.users`, by the champion of the night.
+
+    Returns user_id, rank (1..k), item_id, score, reason, model_version, ordered by user and rank;
+    only items of the present catalogue; ties go to the lower item_id. The score is the model's
+    probability of the item among all of the catalogue. Users without usable history, and everybody
+    while there is no champion, get what is popular now, and the reason says so. Raises ModelError
+    when the champion was trained with another feature service.
+    """
+    events = _events(inputs)
+    version = registry.champion(models, MODEL, inputs.night)
+    if version is None:
+        learned = None
+        kinds, input_events = events.kinds, inputs.input_events
+    else:
+        card = registry.card(models, MODEL, version)
+        if card["feature_service"] != feature_service:
+            raise ModelError(
+                f"champion {version} was trained with feature service {card['feature_service']}, "
+                f"not {feature_service}: train on the new service first, or roll back"
+            )
+        learned = Learned.load(registry.folder(models, MODEL, version))
+        kinds, input_events = learned.kinds, learned.input_events
+    scale = learned.scale if learned else None
+    features = inputs.item_features_at_night
+    facts, _ = _facts(inputs, events, features, inputs.end, scale, history=False)
+    data = _examples(_events(inputs, kinds), input_events, inputs.target_events, inputs.end, inputs)
+    model = learned.on(events.items, facts) if learned else None
+    targets = events.of_kinds(inputs.target_events)
+    popular = popularity_counts(targets, inputs.end)
+    words = Reasons(data.events, targets, _titles(inputs, events.items), facts.text, model)
+
+    lists = []
+    candidates = _catalogued(inputs, events.items)
+    for part in best(model, data, facts, inputs.end, candidates, popular, k):
+        there = part.ranking >= 0
+        rank = np.broadcast_to(np.arange(1, part.ranking.shape[1] + 1), part.ranking.shape)
+        user = np.broadcast_to(part.users[:, None], part.ranking.shape)
+        count = int(there.sum())
+        name = version if part.by_model else FALLBACK
+        columns = {
+            "user_id": events.users.take(pa.array(user[there])),
+            "rank": pa.array(rank[there], pa.int32()),
+            "item_id": events.items.take(pa.array(part.ranking[there])),
+            "score": pa.array(part.score[there], pa.float64()),
+            "reason": words.of(part).filter(pa.array(there.reshape(-1))),
+            "model_version": pa.array([name], pa.string()).take(
+                pa.array(np.zeros(count, np.int64))
+            ),
+        }
+        lists.append(pa.table(columns, schema=LISTS))
+    table = pa.concat_tables(lists) if lists else LISTS.empty_table()
+    return table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+
+
+def _events(inputs: NightInputs, kinds: tuple[str, ...] = ()) -> Events:
+    """The night's events as arrays; what lies after the night is left out."""
+    users = sorted_ids(inputs.users["user_id"])
+    items = sorted_ids(inputs.items["item_id"], inputs.events["item_id"])
+    kinds = kinds or tuple({*inputs.input_events, *inputs.target_events})
+    return from_arrow(inputs.events, users, items, kinds).between(None, inputs.end)
+
+
+def _examples(
+    events: Events,
+    input_events: tuple[str, ...],
+    target_events: tuple[str, ...],
+    end: int,
+    inputs: NightInputs,
+) -> Examples:
+    """What may be read and foreseen before day `end`."""
+    return examples(
+        events.of_kinds(input_events), events.of_kinds(target_events), end, inputs.holdout_days
+    )
+
+
+def _facts(
+    inputs: NightInputs,
+    events: Events,
+    features: pa.Table,
+    end: int,
+    scale: Scale | None = None,
+    history: bool = True,
+) -> tuple[ItemFacts, Scale]:
+    """What was known of the items before day `end`, and with `history` also each week before it.
+
+    Statistics are put on the given scale, or on their own.
+    """
+    before = events.between(None, end)
+    text = vectors(features, events.items, "item_id", "embedding")
+    first_day = _first_days(before, features, text, end)
+    start = int(before.day.min(initial=end)) if history else end - 1
+    days = np.arange(end, start, -SNAPSHOT_DAYS)[::-1] if end > start else np.array([end])
+    inputs_, targets = (before.of_kinds(k) for k in (inputs.input_events, inputs.target_events))
+    stats = stats_from_events(inputs_, targets, days, first_day)
+    scale = scale or Scale.of(stats)
+    return ItemFacts(text, scale.apply(stats), days, first_day), scale
+
+
+def _first_days(events: Events, features: pa.Table, text: np.ndarray, end: int) -> np.ndarray:
+    """The day each item was first there: in an event, or in the catalogue as the features say."""
+    first = np.full(len(events.items), NEVER, np.int64)
+    np.minimum.at(first, events.item, events.day)
+    # An item with a text was in the catalogue by then, if only since the last day.
+    first[text.any(axis=1)] = np.minimum(first[text.any(axis=1)], end - 1)
+    if "days_since_first_seen" in features.column_names:
+        known = features.filter(pc.is_valid(features["days_since_first_seen"]))
+        number = pc.index_in(known["item_id"].cast(pa.string()), events.items).to_numpy()
+        since = known["days_since_first_seen"].to_numpy().astype(np.int64)
+        first[number] = np.minimum(first[number], end - np.maximum(since, 1))
+    return first
+
+
+def _held_out(inputs: NightInputs, events: Events, facts: ItemFacts) -> HeldOut:
+    """The held-out days as truth, for users and items that were there before them."""
+    return held_out(
+        events.of_kinds(inputs.input_events).between(None, inputs.cutoff),
+        events.of_kinds(inputs.target_events).between(inputs.cutoff, inputs.end),
+        facts.first_day < inputs.cutoff,
+    )
+
+
+def _judge(
+    inputs: NightInputs,
+    events: Events,
+    facts: ItemFacts,
+    held: HeldOut,
+    models: Path,
+    champion: str | None,
+) -> dict[str, Evaluation]:
+    """The plain baselines and the champion, if there is one, on the held-out days."""
+    past = events.of_kinds(inputs.input_events).between(None, inputs.cutoff)
+    sold = events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
+    rivals: dict[str, Scorer] = {
+        "popularity": popularity(sold, inputs.cutoff),
+        "text similarity": text_similarity(past, facts.text),
+        "item-kNN": item_knn(past),
+    }
+    if champion is not None:
+        learned = Learned.load(registry.folder(models, MODEL, champion))
+        features = inputs.item_features_at_cutoff
+        then, _ = _facts(inputs, events, features, inputs.cutoff, learned.scale, history=False)
+        mine = _events(inputs, learned.kinds)
+        data = _examples(mine, learned.input_events, inputs.target_events, inputs.cutoff, inputs)
+        rivals[CHAMPION] = scorer(learned.on(events.items, then), data, then, inputs.cutoff)
+    return {name: evaluate(name, score, held) for name, score in rivals.items()}
+
+
+def _fingerprint(
+    inputs: NightInputs, events: Events, facts: ItemFacts, config: Config, service: str
+) -> str:
+    """A hash of all that makes a version: events, item facts, settings and the code itself."""
+    digest = hashlib.sha256()
+    code = sorted(Path(__file__).parent.rglob("*.py"))
+    settings = [
+        asdict(config),
+        [inputs.night.isoformat(), inputs.holdout_days, service],
+        [inputs.input_events, inputs.target_events],
+        [events.users.to_pylist(), events.items.to_pylist(), events.kinds],
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
+    ]
+    digest.update(json.dumps(settings).encode())
+    arrays = (events.user, events.item, events.kind, events.time)
+    for array in (*arrays, facts.text, facts.stats, facts.snapshot_days, facts.first_day):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _known(models: Path, version: str) -> TrainResult:
+    """The result of a version that is there."""
+    card = registry.card(models, MODEL, version)
+    metrics = pq.read_table(registry.folder(models, MODEL, version) / _METRICS)
+    plots = _plots(metrics, card["curves"], version)
+    return TrainResult(
+        metrics, card["decision"], card["promoted"], version, True, card["curves"], plots
+    )
+
+
+def _plots(metrics: pa.Table, curves: dict[str, list[float]], version: str) -> dict[str, bytes]:
+    return {
+        "loss": loss_curve(curves["steps"], curves["loss"], version),
+        "metrics": metric_bars(metrics, version),
+    }
+
+
+def _flat(metrics: pa.Table) -> dict[str, float]:
+    """The metrics by name, as `model.metric_at_k`; what could not be measured is left out."""
+    return {
+        f"{row['model'].replace(' ', '_')}.{row['metric']}_at_{row['k']}": row["value"]
+        for row in metrics.to_pylist()
+        if row["value"] is not None
+    }
+
+
+def _catalogued(inputs: NightInputs, items: pa.Array) -> np.ndarray:
+    """Which items are in the catalogue tonight, bool [items]."""
+    there = inputs.items.filter(pc.fill_null(inputs.items["is_catalogued"], False))
+    return pc.is_in(items, sorted_ids(there["item_id"])).to_numpy(zero_copy_only=False)
+
+
+def _titles(inputs: NightInputs, items: pa.Array) -> pa.Array:
+    """Title of each item; its id where there is none."""
+    place = pc.index_in(items, inputs.items["item_id"].cast(pa.string()).combine_chunks())
+    titles = inputs.items["title"].cast(pa.string()).combine_chunks().take(place)
+    return pc.coalesce(titles, items)

@@ -1,0 +1,4 @@
+"""The fused recommender: a causal Transformer over what a shopper did, ids and texts together.
+
+`data` turns events into examples, `model` is the network, `train` the whole training, top to bottom.
+"""

@@ -1,0 +1,114 @@
+"""A trained network on disk, and on another day's catalogue.
+
+Weights are kept with the ids they belong to: the catalogue of the night that is scored has other
+items than the one that was trained on. An item the network has not met has no id vector there and is
+ranked by its text.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors.torch import load_file, save_file
+
+from ml import ModelError
+from ml.recommender.data import Examples, ItemFacts
+from ml.recommender.model import Recommender, Shape
+
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How item statistics were standardised in training: mean and deviation by column."""
+
+    mean: list[float]
+    std: list[float]
+
+    @staticmethod
+    def of(stats: np.ndarray) -> Scale:
+        """The scale of raw statistics [snapshots, items, s]; a constant column stays as it is."""
+        mean = stats.mean(axis=(0, 1), dtype=np.float64)
+        std = stats.std(axis=(0, 1), dtype=np.float64)
+        return Scale(mean.tolist(), np.where(std > 1e-6, std, 1.0).tolist())
+
+    def apply(self, stats: np.ndarray) -> np.ndarray:
+        """Standardised, with the row of zeros in front that means `nothing known yet`."""
+        scaled = ((stats - self.mean) / self.std).astype(np.float32)
+        return np.concatenate([np.zeros((1, *scaled.shape[1:]), np.float32), scaled])
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A trained network with what its numbers mean."""
+
+    shape: Shape
+    weights: dict[str, torch.Tensor]
+    items: pa.Array
+    """ids by item number"""
+    kinds: tuple[str, ...]
+    """event types by number"""
+    input_events: tuple[str, ...]
+    scale: Scale
+
+    @staticmethod
+    def of(
+        model: Recommender, data: Examples, input_events: tuple[str, ...], scale: Scale
+    ) -> Learned:
+        """What there is to keep of a trained network."""
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        events = data.events
+        return Learned(model.shape, weights, events.items, events.kinds, input_events, scale)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and description into a folder; the same network gives the same bytes."""
+        save_file(self.weights, folder / WEIGHTS)
+        about = {
+            "shape": asdict(self.shape),
+            "items": self.items.to_pylist(),
+            "kinds": self.kinds,
+            "input_events": self.input_events,
+            "scale": asdict(self.scale),
+        }
+        (folder / ABOUT).write_text(json.dumps(about) + "\n")
+
+    @staticmethod
+    def load(folder: Path) -> Learned:
+        """Read a folder that `save` wrote; raises ModelError when it is not one."""
+        try:
+            about = json.loads((folder / ABOUT).read_text())
+            weights = load_file(folder / WEIGHTS)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{folder} holds no readable model: roll back or retrain ({error})"
+            ) from error
+        return Learned(
+            shape=Shape(**about["shape"]),
+            weights=weights,
+            items=pa.array(about["items"], pa.string()),
+            kinds=tuple(about["kinds"]),
+            input_events=tuple(about["input_events"]),
+            scale=Scale(**about["scale"]),
+        )
+
+    def on(self, items: pa.Array, facts: ItemFacts) -> Recommender:
+        """The network over another catalogue (ids in order of number) with that night's facts."""
+        if facts.text.shape[1] != self.shape.text_dim:
+            raise ModelError(
+                f"the model reads texts of {self.shape.text_dim} numbers, not {facts.text.shape[1]}: "
+                "the text encoder was changed; train before scoring"
+            )
+        shape = replace(self.shape, n_items=len(items))
+        tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
+        model = Recommender(shape, *tensors)
+        old = pc.fill_null(pc.index_in(items, self.items), -1).to_numpy()
+        ids = torch.zeros(len(items), shape.dim)
+        ids[torch.from_numpy(old >= 0)] = self.weights["item.weight"][old[old >= 0]]
+        model.load_state_dict(self.weights | {"item.weight": ids})
+        return model.eval()

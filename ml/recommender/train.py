@@ -1,0 +1,278 @@
+"""The whole training, top to bottom: settings, examples, loop, checkpoint, result.
+
+The same examples, settings and seed give the same weights on one machine's CPU, also when the run
+was killed on the way and resumed. The number of steps bounds a training, never the clock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.checkpoint import checkpoint as recompute
+
+from ml import ModelError
+from ml.recommender.data import Examples, ItemFacts, epoch
+from ml.recommender.model import Batch, Recommender, Shape
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting of a training."""
+
+    seed: int = 0
+    max_steps: int = 600
+    """optimiser steps; fewer when `max_epochs` are over first"""
+    max_epochs: int = 12
+    max_length: int = 64
+    """events read per user"""
+    dim: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    id_dropout: float = 0.2
+    """share of items that are known by their text alone in a step"""
+    batch_size: int = 128
+    """windows of up to `max_length` events"""
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.1
+    """share of the steps in which the learning rate rises"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    max_scores: int = 1 << 25
+    """scores (moments x items) in memory at once; beyond it the loss is computed in pieces"""
+    checkpoint_every: int = 200
+    log_every: int = 25
+
+    def check(self) -> None:
+        """Raises ModelError for settings that cannot work together."""
+        if self.dim % self.heads:
+            raise ModelError(f"dim {self.dim} cannot be split among {self.heads} heads")
+        for name in ("max_steps", "max_epochs", "layers", "heads", "batch_size", "log_every"):
+            if getattr(self, name) < 1:
+                raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.max_length < 2:
+            raise ModelError("max_length must be at least 2: one event is no sequence")
+        for name in ("dropout", "id_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ModelError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network on the CPU, and how it got there."""
+
+    model: Recommender
+    steps: list[int]
+    loss: list[float]
+    """mean loss of the steps since the entry before"""
+
+
+def device() -> torch.device:
+    """CUDA when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def train(
+    data: Examples,
+    facts: ItemFacts,
+    config: Config,
+    checkpoint: Path | None = None,
+    log: Callable[[str], object] = _log.info,
+) -> Trained:
+    """Train on the examples; raises ModelError when there is nothing to learn or it diverges.
+
+    With `checkpoint` the state is kept in that file every `checkpoint_every` steps; a file that is
+    there already is resumed from, one of another training (examples or settings) is refused.
+    """
+    config.check()
+    if not len(data.target_key) or not len(data.events.user):
+        raise ModelError(
+            "nothing to learn from: no input or target events before the cutoff; "
+            "check recommender.input_events, target_events and holdout_days in shop.yml"
+        )
+    target = device()
+    torch.manual_seed(config.seed)
+    model = build(data, facts, config).to(target)
+    decayed = [p for p in model.parameters() if p.ndim > 1 and p is not model.prior.weight]
+    plain = [p for p in model.parameters() if not any(p is q for q in decayed)]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.98),
+    )
+
+    # How long: the same count whether resumed or not, from one look at the first epoch.
+    per_epoch = sum(1 for _ in _epoch(data, facts, config, 0))
+    if not per_epoch:
+        raise ModelError("nothing to learn from: no target event follows any visit")
+    total = min(config.max_steps, config.max_epochs * per_epoch)
+    state = _restore(checkpoint, model, optimiser, config)
+    step, steps, losses, pending = state["step"], state["steps"], state["losses"], state["pending"]
+    log(f"training {total} steps ({per_epoch} an epoch) from step {step} on {target}")
+
+    model.train()
+    number = step // per_epoch
+    while step < total:
+        batches = _epoch(data, facts, config, number)
+        for position, (batch, truth, weight) in enumerate(batches):
+            if number * per_epoch + position < step:
+                continue  # done before the run was killed
+            if step >= total:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = config.learning_rate * _schedule(step, total, config.warmup)
+            torch.manual_seed((config.seed << 32) + step)  # dropout depends on the step alone
+            with torch.autocast(target.type, torch.bfloat16, enabled=target.type == "cuda"):
+                loss = loss_of(model, batch.to(target), truth.to(target), weight.to(target), config)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise ModelError(
+                    f"training diverged at step {step}: loss is {value}; lower learning_rate "
+                    f"(now {config.learning_rate}) and look for absurd values in the item statistics"
+                )
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+            optimiser.step()
+            step += 1
+            pending.append(value)
+            if step % config.log_every == 0 or step == total:
+                steps.append(step)
+                losses.append(float(np.mean(pending)))
+                log(f"step {step} of {total}: loss {losses[-1]:.4f}")
+                pending.clear()
+            if checkpoint and step % config.checkpoint_every == 0 and step < total:
+                _save(checkpoint, model, optimiser, config, step, steps, losses, pending)
+        number += 1
+
+    _forget_unmet(model, data)
+    return Trained(model.eval().cpu(), steps, losses)
+
+
+def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
+    """A fresh network of the right shape for these items."""
+    shape = Shape(
+        n_items=len(data.events.items),
+        n_kinds=len(data.events.kinds),
+        text_dim=facts.text.shape[1],
+        n_stats=facts.stats.shape[2],
+        max_length=config.max_length,
+        dim=config.dim,
+        layers=config.layers,
+        heads=config.heads,
+        dropout=config.dropout,
+    )
+    tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
+    return Recommender(shape, *tensors)
+
+
+def loss_of(
+    model: Recommender, batch: Batch, truth: torch.Tensor, weight: torch.Tensor, config: Config
+) -> torch.Tensor:
+    """Cross-entropy of the softmax over all items, averaged over a moment's truths, then moments."""
+    items = model.item_vectors(config.id_dropout if model.training else 0.0)
+    states = model.encode(batch, items)
+    total = torch.zeros((), device=truth.device)
+    for rows in torch.arange(len(truth)).split(max(1, config.max_scores // len(items))):
+        part = batch.moments(rows)
+        if len(rows) == len(truth):
+            total = total + _cross_entropy(model, part, states, items, truth, weight)
+        else:
+            total = total + recompute(
+                _cross_entropy,
+                model,
+                part,
+                states,
+                items,
+                truth[rows],
+                weight[rows],
+                use_reentrant=False,
+            )
+    return total / len(truth)
+
+
+def _cross_entropy(
+    model: Recommender,
+    batch: Batch,
+    states: torch.Tensor,
+    items: torch.Tensor,
+    truth: torch.Tensor,
+    weight: torch.Tensor,
+) -> torch.Tensor:
+    scores = model.scores(batch, states, items).float()
+    chosen = scores.gather(1, truth).masked_fill(weight == 0, 0.0)
+    return (torch.logsumexp(scores, dim=1) - (chosen * weight).sum(dim=1)).sum()
+
+
+def _epoch(
+    data: Examples, facts: ItemFacts, config: Config, number: int
+) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
+    """The batches of one epoch: they depend on the seed and the epoch's number alone."""
+    rng = np.random.default_rng([config.seed, number])
+    return epoch(data, facts, config.max_length, config.batch_size, rng)
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Share of the learning rate: a linear rise, then a cosine down to nothing."""
+    rise = max(1, int(total * warmup))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, total - rise))))
+
+
+def _forget_unmet(model: Recommender, data: Examples) -> None:
+    """Zero the id vectors of items nobody met: all they learned is that nobody chose them."""
+    met = np.zeros(len(data.events.items), bool)
+    met[data.events.item] = True
+    met[data.target_item] = True
+    with torch.no_grad():
+        model.item.weight[torch.from_numpy(~met).to(model.item.weight.device)] = 0
+
+
+def _restore(
+    path: Path | None, model: Recommender, optimiser: torch.optim.Optimizer, config: Config
+) -> dict:
+    if path is None or not path.exists():
+        return {"step": 0, "steps": [], "losses": [], "pending": []}
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["config"] != asdict(config):
+        raise ModelError(f"{path} is of a training with other settings: delete it to start anew")
+    model.load_state_dict(state["model"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state
+
+
+def _save(
+    path: Path,
+    model: Recommender,
+    optimiser: torch.optim.Optimizer,
+    config: Config,
+    step: int,
+    steps: list[int],
+    losses: list[float],
+    pending: list[float],
+) -> None:
+    state = {
+        "config": asdict(config),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "steps": steps,
+        "losses": losses,
+        "pending": pending,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".next")
+    torch.save(state, temporary)
+    temporary.replace(path)

