@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from shops.demo.simulate import FAULTS, FORMS
+
 TWICE = 0.005  # of the rows are delivered again, half of them in the next day's file
 LATE = 0.01  # of the rows come in the file of a later day
 LATEST = 3  # days after their own, at most
@@ -29,7 +31,7 @@ class Delivery:
 
     def events(self, day: int, events: pa.Table) -> pa.Table:
         """The rows of the day's file: on time, then delivered again, then late ones."""
-        rng = np.random.default_rng([self.seed, day, 1])
+        rng = np.random.default_rng([self.seed, FAULTS, day])
         events = _break_some(rng, events)
         size = events.num_rows
         wait = np.where(rng.random(size) < LATE, rng.integers(1, LATEST + 1, size), 0)
@@ -42,7 +44,7 @@ class Delivery:
 
     def reviews(self, day: int, reviews: pa.Table) -> pa.Table:
         """The reviews, some with the zero stars of a form sent unfinished."""
-        rng = np.random.default_rng([self.seed, day, 2])
+        rng = np.random.default_rng([self.seed, FORMS, day])
         stars = np.where(rng.random(reviews.num_rows) < WRONG_STARS, 0, reviews["stars"])
         return _with(reviews, "stars", pa.array(stars))
 

@@ -35,10 +35,33 @@ START = date(2026, 1, 1)
 ZONE = ZoneInfo("Europe/Berlin")
 SEED = 7
 
+_TEXT, _NUMBER = pa.string(), pa.int64()
+CATALOGUE = pa.schema(
+    {
+        "sku": _TEXT, "name": _TEXT, "text": _TEXT, "department": _TEXT, "kind": _TEXT,
+        "maker": _TEXT, "price_eur": _TEXT, "changed_at": _TEXT,
+    }
+)  # fmt: skip
+REVIEWS = pa.schema(
+    {
+        "review_no": _NUMBER, "written_at": _TEXT, "customer": _TEXT, "sku": _TEXT,
+        "stars": _NUMBER, "words": _TEXT,
+    }
+)  # fmt: skip
+MESSAGES = pa.schema(
+    {
+        "ticket": _NUMBER, "part": _NUMBER, "sent_at": _TEXT, "customer": _TEXT, "from": _TEXT,
+        "sku": _TEXT, "order_no": _NUMBER, "body": _TEXT,
+    }
+)  # fmt: skip
+
 DIMENSIONS = 16  # of the space of tastes
 PERSONAS = 12  # groups of shoppers with similar tastes
 CANDIDATES = 16  # items a shopper looks over before opening one
 SLOTS = 6  # items in a list of recommendations
+
+# What a generator is for: it is keyed by (seed, purpose, day).
+WORLD, DAY, FAULTS, FORMS = range(4)
 
 ACTIONS = (
     "page_view", "item_click", "search", "basket_add", "basket_remove", "checkout_start", "paid",
@@ -175,6 +198,11 @@ def _unit(x: Floats) -> Floats:
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
+def _pair(left: Ints, right: Ints) -> Ints:
+    """One number for two; `right` below a thousand million."""
+    return left * 1_000_000_000 + right
+
+
 def _pick(rng: Generator, shares: list[float], size: int) -> Ints:
     return np.searchsorted(np.cumsum(shares)[:-1], rng.random(size), side="right")
 
@@ -184,13 +212,14 @@ class World:
 
     def __init__(self, scale: Scale, seed: int = SEED) -> None:
         self.scale, self.seed = scale, seed
-        rng = np.random.default_rng([seed])
+        rng = np.random.default_rng([seed, WORLD, 0])
         self.places = _attribute_places(rng)
         self.personas = _unit(rng.normal(size=(PERSONAS, DIMENSIONS)))
         # Which kinds a persona likes: a few of them strongly.
         self.kind_taste = rng.gumbel(size=(PERSONAS, len(words.KINDS))) * 1.2
-        self.users: Users | None = None
-        self.items: Items | None = None
+        self.users: Users  # from day 0 on
+        self.items: Items
+        self.owned = np.zeros(0, dtype=np.int64)  # pairs of shopper and lasting thing bought
         # What happens on a later day because of an earlier one, by day.
         self.refills: dict[int, list[Columns]] = defaultdict(list)
         self.returns: dict[int, list[Columns]] = defaultdict(list)
@@ -201,7 +230,7 @@ class World:
 
     def day(self, day: int) -> Day:
         """Everything that happens on one day; changes the state."""
-        rng = np.random.default_rng([self.seed, day])
+        rng = np.random.default_rng([self.seed, DAY, day])
         catalogue = self._renew_catalogue(rng, day)
         self._arrive(rng, day)
         visits = self._visits(rng, day)
@@ -235,7 +264,7 @@ class World:
 
     def _new_items(self, rng: Generator, day: int, count: int) -> Ints:
         """Add items and return their indices."""
-        known = len(self.items.sku) if self.items else 0
+        known = len(self.items.sku) if day else 0
         kind = (known + rng.permutation(count)) % len(words.KINDS)  # every kind gets its share
         item = words.Attributes(
             kind=kind,
@@ -262,7 +291,7 @@ class World:
             arrived=np.full(count, day),
             **vars(item),
         )
-        self.items = _append(self.items, new) if self.items else new
+        self.items = _append(self.items, new) if day else new
         return index
 
     def _vectors(self, item: words.Attributes) -> Floats:
@@ -284,7 +313,7 @@ class World:
         """New shoppers: many when the shop opens, then a steady stream."""
         expected = self.scale.users * (0.75 / 180 + 0.25 * np.exp(-day / 12) / 12)
         count = int(rng.poisson(expected)) + (day == 0)
-        known = len(self.users.name) if self.users else 0
+        known = len(self.users.name) if day else 0
         persona = rng.integers(PERSONAS, size=count)
         spread = rng.normal(size=(2, count, DIMENSIONS)) * 0.6 / np.sqrt(DIMENSIONS)
         wish = self.kind_taste[persona] + rng.gumbel(size=(count, len(words.KINDS)))
@@ -310,7 +339,7 @@ class World:
             mission=favourites[:, 0],
             last_item=np.full(count, -1),
         )
-        self.users = _append(self.users, new) if self.users else new
+        self.users = _append(self.users, new) if day else new
 
     def _visits(self, rng: Generator, day: int) -> Visits:
         """Who comes today: by habit, for the first time, to buy again, or as a guest."""
@@ -321,7 +350,7 @@ class World:
         count = rng.poisson(present) + (users.arrived == day)
         regular = np.repeat(np.arange(len(count)), count)
         due = _concatenate(self.refills.pop(day, []), ["user", "item"])
-        still = (users.leaves[due["user"]] > day) & (rng.random(len(due["user"])) < 0.65)
+        still = (users.leaves[due["user"]] > day) & (rng.random(len(due["user"])) < 0.8)
         guests = rng.choice(regular, size=rng.binomial(len(regular), 0.09))
         user = np.concatenate([regular, due["user"][still], guests])
         refill = np.full(len(user), -1)
@@ -403,7 +432,7 @@ class World:
             "step": step.astype(np.float64),
             "item": item,
             "match": self._match(user, item, day),
-            "back": back + 2.0 * refill,
+            "back": back + 3.0 * refill,
         }
 
     def _searches(self, rng: Generator, views: Columns) -> list[Columns]:
@@ -451,12 +480,14 @@ class World:
     def _basket(self, rng: Generator, day: int, visits: Visits, views: Columns) -> list[Columns]:
         """From pages to baskets, checkouts and orders; what comes of the orders is set down."""
         # One line per item: the first page of it in the visit that could be added.
-        pair = views["visit"] * len(self.items.sku) + views["item"]
+        pair = _pair(views["visit"], views["item"])
         first = np.zeros(len(pair), dtype=bool)
         first[np.unique(pair, return_index=True)[1]] = True
         # Some come to buy and others to look.
         mood = rng.normal(0, 1.4, len(visits))[views["visit"]]
-        longing = -4.2 + mood + 1.1 * views["match"] + 1.6 * views["back"]
+        # Nobody needs the same lamp twice.
+        owned = np.isin(_pair(visits.user[views["visit"]], views["item"]), self.owned)
+        longing = -4.2 + mood + 1.1 * views["match"] + 1.6 * views["back"] - 3 * owned
         added = first & (rng.random(len(pair)) < _sigmoid(longing))
         line = {name: values[added] for name, values in views.items()}
         size = int(added.sum())
@@ -466,10 +497,14 @@ class World:
             "cents": self.items.cents[line["item"]],
         }
         removed = rng.random(size) < 0.12
-        adds = _block(ADD, line | {"step": line["step"] + 0.1}, stay=rng.integers(2e3, 9e3, size))
+        adds = _block(
+            ADD, line | {"step": line["step"] + 0.1}, stay=rng.integers(2_000, 9_000, size)
+        )
         gone = {name: values[removed] for name, values in line.items()}
         removes = _block(
-            REMOVE, gone | {"step": gone["step"] + 0.3}, stay=rng.integers(1e3, 5e3, removed.sum())
+            REMOVE,
+            gone | {"step": gone["step"] + 0.3},
+            stay=rng.integers(1_000, 5_000, removed.sum()),
         )
         keen = rng.random(len(visits)) < 0.68
         kept = ~removed & keen[line["visit"]]
@@ -477,7 +512,7 @@ class World:
         order = np.full(len(visits), -1)
         order[at_till] = (day + 1) * 1_000_000 + np.arange(len(at_till))
         till = {"visit": at_till, "step": np.full(len(at_till), 1e3), "order": order[at_till]}
-        checkout = _block(CHECKOUT, till, stay=rng.integers(3e4, 1.5e5, len(at_till)))
+        checkout = _block(CHECKOUT, till, stay=rng.integers(30_000, 150_000, len(at_till)))
         pays = rng.random(len(visits)) < 0.88
         paid = kept & pays[line["visit"]]
         sold = {name: values[paid] for name, values in line.items()}
@@ -516,8 +551,10 @@ class World:
         lasts = 28 * np.exp(rng.normal(0, 0.2, size)) * np.sqrt(sold["quantity"])
         _plan(self.refills, day + np.maximum(lasts.astype(np.int64), 5), line,
               ~guest & consumed & (joy > 2.5))  # fmt: skip
-        # Who has bought turns to what goes with it.
         buyer = ~guest
+        lasting = _pair(visits.user[visit], sold["item"])[buyer & ~consumed]
+        self.owned = np.concatenate([self.owned, lasting])
+        # Who has bought turns to what goes with it.
         next_kind = words.GOES_WITH[
             self.items.kind[sold["item"]], _pick(rng, [0.6, 0.25, 0.15], size)
         ]
@@ -576,8 +613,7 @@ class World:
                 "price_cents": _or_null(rows["cents"]),
                 "on_page_ms": _or_null(rows["dwell"]),
                 "search_words": pa.array(
-                    np.where(rows["query"] >= 0, self.items.queries.ravel()[rows["query"]], None),
-                    pa.string(),
+                    self.items.queries.ravel()[rows["query"]], pa.string(), mask=rows["query"] < 0
                 ),
                 "source": _coded(rows["source"], SOURCES),
                 "slot": _or_null(rows["slot"]),
@@ -599,7 +635,8 @@ class World:
                 "maker": words.MAKERS[items.maker[index]],
                 "price_eur": [f"{cents / 100:.2f}" for cents in items.cents[index]],
                 "changed_at": _local_time(day, np.full(len(index), 4 * 3_600_000)),
-            }
+            },
+            schema=CATALOGUE,
         )
 
     def _review_table(self, rng: Generator, day: int) -> pa.Table:
@@ -619,7 +656,8 @@ class World:
                 "sku": self.items.sku[due["item"]],
                 "stars": due["stars"],
                 "words": text,
-            }
+            },
+            schema=REVIEWS,
         )
 
     def _message_table(self, rng: Generator, day: int) -> pa.Table:
@@ -632,8 +670,8 @@ class World:
         texts = words.message_texts(topic, kind, order, due["stars"] >= 3)
         start = rng.integers(8 * 3_600_000, 18 * 3_600_000, size)
         # The agent answers within two hours, the customer closes within another.
-        answer = start + rng.integers(6e4, 7.2e6, size)
-        close = answer + rng.integers(6e4, 3.6e6, size)
+        answer = start + rng.integers(60_000, 7_200_000, size)
+        close = answer + rng.integers(60_000, 3_600_000, size)
         ticket = (day + 1) * 100_000 + np.arange(size)
         return pa.table(
             {
@@ -645,7 +683,8 @@ class World:
                 "sku": np.tile(self.items.sku[due["item"]], 3),
                 "order_no": np.tile(due["order"], 3),
                 "body": np.concatenate(texts),
-            }
+            },
+            schema=MESSAGES,
         )
 
 

@@ -23,6 +23,7 @@ from pyarrow import csv
 from shops.demo.delivery import Delivery
 from shops.demo.simulate import SCALES, SEED, START, World
 
+KINDS = ("events", "catalogue", "reviews", "messages")
 MARKER = "_simulated.json"  # what the raw folder holds: seed, scale, code, files
 
 
@@ -41,13 +42,16 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
         return f"simulated files ({scale}) are already here up to {known['night']}"
     # A shop does not take back what it has delivered, so a later night's files stay.
     last = max(night, date.fromisoformat(known["night"])) if same_world else night
+    (raw / MARKER).unlink(missing_ok=True)  # until all files are there again
     sizes: dict[str, int] = {}
     written = 0
     for path, table in _deliveries(scale, last):
         written += _write(raw / path, table)
         sizes[path] = (raw / path).stat().st_size
-    for path in known.get("files", {}).keys() - sizes.keys():
-        (raw / path).unlink(missing_ok=True)
+    for kind in KINDS:
+        for file in (raw / kind).glob("*"):
+            if file.relative_to(raw).as_posix() not in sizes:
+                file.unlink()  # of another scale or code, or half-written
     marker = raw / f".{MARKER}.part"
     marker.write_text(json.dumps(wanted | {"night": last.isoformat(), "files": sizes}))
     marker.replace(raw / MARKER)
