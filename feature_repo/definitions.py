@@ -1,0 +1,110 @@
+"""Entities, feature views and feature services, each by its explicit version.
+
+A view that dbt builds takes its fields, their types and their descriptions from the model's yml in
+`dbt_project/models/features/`, so there is one list of them. Paths are relative to the offline
+store's `root`; the registry holds no path of a machine.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Array, FeastType, Float32, Float64, Int64, String
+
+_MODELS = Path(__file__).resolve().parent.parent / "dbt_project" / "models" / "features"
+_TYPES: dict[str, FeastType] = {"bigint": Int64, "double": Float64, "varchar": String}
+
+OWNER = "data-science"
+SNAPSHOT_TTL = timedelta(days=14)
+"""Snapshots are weekly; what is older than two of them is stale and reads as missing."""
+
+
+def _source(view: str) -> FileSource:
+    return FileSource(
+        name=view,
+        path=f"{view}/part.parquet",
+        timestamp_field="event_timestamp",
+        description=f"features/{view}/part.parquet, rewritten every night",
+        owner=OWNER,
+    )
+
+
+def _view_of_model(name: str, entity: Entity) -> FeatureView:
+    """The feature view of a dbt model: every column of its yml but the moment."""
+    model: dict[str, Any] = yaml.safe_load((_MODELS / f"{name}.yml").read_text())["models"][0]
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        ttl=SNAPSHOT_TTL,
+        schema=[
+            Field(
+                name=column["name"],
+                dtype=_TYPES[column["data_type"]],
+                description=column["description"],
+            )
+            for column in model["columns"]
+            if column["name"] != "event_timestamp"
+        ],
+        source=_source(name),
+        description=" ".join(model["description"].split()),
+        tags={"built_by": "dbt", "grain": f"{entity.join_key}, snapshot day"},
+        owner=OWNER,
+    )
+
+
+user = Entity(
+    name="user",
+    join_keys=["user_id"],
+    value_type=ValueType.STRING,
+    description="A shopper, by pseudonym.",
+    owner=OWNER,
+)
+item = Entity(
+    name="item",
+    join_keys=["item_id"],
+    value_type=ValueType.STRING,
+    description="Something sold.",
+    owner=OWNER,
+)
+
+user_behaviour_v1 = _view_of_model("user_behaviour_v1", user)
+item_stats_v1 = _view_of_model("item_stats_v1", item)
+item_text_embedding_minilm_v1 = FeatureView(
+    name="item_text_embedding_minilm_v1",
+    entities=[item],
+    ttl=timedelta(0),  # a text holds until it changes
+    schema=[
+        Field(name="item_id", dtype=String, description="The shop's id of the item"),
+        Field(
+            name="embedding",
+            dtype=Array(Float32),
+            description="Direction of the item's text in the encoder's space, length 1",
+        ),
+    ],
+    source=_source("item_text_embedding_minilm_v1"),
+    description="One row per item and version of its text, from the moment that version held: what "
+    "the text encoder makes of title, brand, category and description.",
+    tags={"built_by": "ml/text.py", "grain": "item_id, text version"},
+    owner=OWNER,
+)
+
+recommender_v1 = FeatureService(
+    name="recommender_v1",
+    features=[item_text_embedding_minilm_v1, item_stats_v1],
+    description="What the recommender knows of an item.",
+    owner=OWNER,
+)
+user_state_v1 = FeatureService(
+    name="user_state_v1",
+    features=[user_behaviour_v1],
+    description="What a model knows of a shopper.",
+    owner=OWNER,
+)
+
+ENTITIES = [user, item]
+VIEWS = [user_behaviour_v1, item_stats_v1, item_text_embedding_minilm_v1]
+SERVICES = [recommender_v1, user_state_v1]

@@ -1,0 +1,207 @@
+"""The feature store as the other rooms call it: export, apply, training sets, online reads.
+
+The moment of a night is the midnight (UTC) that ends it: then its snapshot is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import pyarrow as pa
+import yaml
+from feast import FeatureService, FeatureStore, FeatureView, RepoConfig
+from feast.errors import FeatureServiceNotFoundException
+from feast.feast_object import FeastObject
+from feast.type_map import feast_value_type_to_python_type
+from feast.types import from_feast_to_pyarrow_type
+
+from core.duck import connect
+from core.paths import Paths
+from feature_repo import FeatureError, definitions
+
+_CONFIG = Path(__file__).with_name("feature_store.yaml")
+_IDS_PER_READ = 1_000
+_FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def night_end(night: date) -> datetime:
+    """The moment when a night is over: the next day, 00:00 UTC."""
+    return datetime.combine(night + timedelta(days=1), time(), UTC)
+
+
+def export(paths: Paths, night: date) -> dict[str, int]:
+    """Copy the warehouse's feature tables to `features/<view>/part.parquet`; returns rows by view.
+
+    All files are written beside the old ones first and then renamed, so an error leaves the old
+    ones as they were. Raises FeatureError when the tables do not end with this night.
+    """
+    rows, written = {}, []
+    with connect(paths.warehouse, read_only=True) as duck:
+        for view in _views_built_by("dbt"):
+            key = view.join_keys[0]
+            found = duck.execute(
+                f"SELECT count(*), max(event_timestamp) FROM features.{view.name}"
+            ).fetchone()
+            assert found is not None
+            rows[view.name], last = found
+            if last != night_end(night).replace(tzinfo=None):
+                raise FeatureError(
+                    f"features.{view.name} ends at {last}, not with {night}: run dbt for that night"
+                )
+            path = paths.features / view.name / "part.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(".part.parquet.next")
+            duck.execute(
+                f"COPY (FROM features.{view.name} ORDER BY {key}, event_timestamp) "
+                f"TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)"
+            )
+            written.append((temporary, path))
+    for temporary, path in written:
+        temporary.replace(path)
+    return rows
+
+
+def _views_built_by(builder: str) -> list[FeatureView]:
+    return [view for view in definitions.VIEWS if view.tags["built_by"] == builder]
+
+
+def open_store(paths: Paths) -> FeatureStore:
+    """The shop's Feast store, as `feature_store.yaml` says.
+
+    `PERENNIAL_FEATURE_STORE` names another such file (Redis, PostgreSQL: docs/features.md).
+    """
+    file = Path(os.environ.get("PERENNIAL_FEATURE_STORE", _CONFIG))
+    known = {"PERENNIAL_SHOP": paths.shop, "PERENNIAL_SHOP_HOME": str(paths.home)}
+    settings = yaml.safe_load(Template(file.read_text()).substitute({**os.environ, **known}))
+    return FeatureStore(config=RepoConfig(repo_path=file.parent, **settings))
+
+
+def apply(shop_name: str, paths: Paths) -> None:
+    """Make the registry hold exactly the entities, views and services of `definitions`."""
+    if shop_name != paths.shop:
+        raise FeatureError(f"these are the paths of {paths.shop}, not of {shop_name}")
+    paths.feast.mkdir(parents=True, exist_ok=True)
+    store = open_store(paths)
+    wanted: list[FeastObject] = [*definitions.ENTITIES, *definitions.VIEWS, *definitions.SERVICES]
+    names = {thing.name for thing in wanted}
+    registered: list[FeastObject] = [*store.list_feature_services(), *store.list_feature_views()]
+    gone = [thing for thing in registered if thing.name not in names]
+    with contextlib.redirect_stdout(io.StringIO()):
+        store.apply(wanted, objects_to_delete=gone, partial=False)
+
+
+def training_set(paths: Paths, service: str, entities: pa.Table) -> pa.Table:
+    """`entities` with the service's features as they were known at each row's event_timestamp.
+
+    `entities` has the service's ids and event_timestamp (naive means UTC); every row comes back
+    once, in its place, its columns untouched. What was not known then is NULL.
+    """
+    store = open_store(paths)
+    return store.get_historical_features(entities, _service(store, service)).to_arrow()  # type: ignore[arg-type]
+
+
+def _service(store: FeatureStore, name: str) -> FeatureService:
+    try:
+        return store.get_feature_service(name)
+    except FeatureServiceNotFoundException as error:
+        known = ", ".join(sorted(service.name for service in store.list_feature_services()))
+        raise FeatureError(
+            f"no feature service '{name}' in {store.project}; "
+            + (f"there are: {known}" if known else "nothing was applied yet: call apply first")
+        ) from error
+
+
+def materialize(paths: Paths, night: date) -> dict[str, int]:
+    """Bring the night's features online; returns the entities written, by view.
+
+    Always the whole range of what is still valid, never incrementally: Feast would miss a late row
+    without a word.
+    """
+    store, end = open_store(paths), night_end(night)
+    rows = {}
+    for view in sorted(store.list_feature_views(), key=lambda view: view.name):
+        start = end - view.ttl if view.ttl else _FIRST
+        with contextlib.redirect_stdout(io.StringIO()):
+            store.materialize(start, end, feature_views=[view.name])
+        rows[view.name] = _entities_between(paths, view, start, end)
+    return rows
+
+
+def _entities_between(paths: Paths, view: FeatureView, start: datetime, end: datetime) -> int:
+    with connect() as duck:
+        found = duck.execute(
+            f"SELECT count(DISTINCT {view.join_keys[0]}) FROM read_parquet(?)"
+            " WHERE event_timestamp BETWEEN ? AND ?",
+            [
+                str(paths.features / view.name / "part.parquet"),
+                start.replace(tzinfo=None),
+                end.replace(tzinfo=None),
+            ],
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def online(
+    paths: Paths, service: str, ids: dict[str, list[str]], at: datetime | None = None
+) -> pa.Table:
+    """The service's features in the online store: one row an id, in the order asked.
+
+    `ids` holds the service's join keys, such as `{"user_id": [...]}`. A feature that is missing is
+    NULL, and so is one that is not valid at `at` (default: the end of the night that was brought
+    online last): not yet known, or its time to live is over. Feast would return those all the same.
+    """
+    store = open_store(paths)
+    chosen = _service(store, service)
+    projections = chosen.feature_view_projections
+    views = {name: store.get_feature_view(name) for name in (p.name for p in projections)}
+    keys = {key for view in views.values() for key in view.join_keys}
+    if set(ids) != keys or len({len(values) for values in ids.values()}) != 1:
+        raise FeatureError(f"{service} wants as many values each of: {', '.join(sorted(keys))}")
+    moment = int((at or _last_online(views)).timestamp())
+    read = _read_online(store, chosen, ids)
+    columns = {key: pa.array(values, pa.string()) for key, values in ids.items()}
+    for projection in projections:
+        ttl = views[projection.name].ttl
+        oldest = moment - int(ttl.total_seconds()) if ttl else 0
+        for field in projection.features:
+            values = [
+                feast_value_type_to_python_type(value) if oldest <= stamp <= moment else None
+                for value, stamp in read[field.name]
+            ]
+            # from_pandas: Feast turned NULL into NaN on the way in
+            type_ = from_feast_to_pyarrow_type(field.dtype)
+            columns[field.name] = pa.array(values, type_, from_pandas=True)
+    return pa.table(columns)
+
+
+def _last_online(views: dict[str, FeatureView]) -> datetime:
+    """The end of the range that was materialized last."""
+    ranges = [view.materialization_intervals[-1:] for view in views.values()]
+    if not all(ranges):
+        raise FeatureError(f"{', '.join(sorted(views))}: nothing is online, call materialize first")
+    return max(end for ((_, end),) in ranges)
+
+
+def _read_online(
+    store: FeatureStore, service: FeatureService, ids: dict[str, list[str]]
+) -> dict[str, list[tuple[Any, int]]]:
+    """By feature, a (value, seconds since 1970) an id; read in portions a database can bind."""
+    read: dict[str, list[tuple[Any, int]]] = {
+        field.name: [] for view in service.feature_view_projections for field in view.features
+    }
+    total = len(next(iter(ids.values())))
+    for start in range(0, total, _IDS_PER_READ):
+        portion = {key: values[start : start + _IDS_PER_READ] for key, values in ids.items()}
+        proto = store.get_online_features(service, portion).proto
+        for name, result in zip(proto.metadata.feature_names.val, proto.results, strict=True):
+            if name in read:
+                stamps = (stamp.seconds for stamp in result.event_timestamps)
+                read[name].extend(zip(result.values, stamps, strict=True))
+    return read
