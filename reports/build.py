@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -19,7 +18,8 @@ from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
 from reports import plots, queries
-from reports.panels import Panel, Section, Source, sections
+from reports.panels import Panel, Section, Source
+from reports.sections import sections
 
 if TYPE_CHECKING:
     import duckdb
@@ -103,7 +103,7 @@ def render(shop: Shop, night: date, found: list[Section], csvs: dict[str, bytes]
         svgs={p.key: Markup(plots.svg(p.figure, p.key)) for p in panels if p.figure is not None},
         csvs={key: _data_link(data) for key, data in csvs.items()},
         stem="_".join([shop.name, night.isoformat(), *["simulated"][: shop.simulated]]),
-        numeric=_is_numeric,
+        kind=_kind,
     )
 
 
@@ -139,15 +139,16 @@ def _data_link(data: bytes) -> str:
     return "data:text/csv;charset=utf-8;base64," + base64.b64encode(data).decode()
 
 
-def _is_numeric(panel: Panel, column: int) -> bool:
-    """Whether a table's column is numbers only and so is set flush right."""
-    cells = {row[column] for row in panel.rows} - {"–"}
-    return bool(cells) and all(re.fullmatch(r"[-+]?[\d.,]+( [%s])?", cell) for cell in cells)
+def _kind(panel: Panel, column: int) -> str:
+    """How a table's column is set: `number` flush right, `short` without a line break."""
+    cells = {row[column] for row in panel.rows} - {"-"}
+    if cells and all(re.fullmatch(r"[-+]?[\d.,]+( s|%)?", cell) for cell in cells):
+        return "number"
+    return "short" if all(len(cell) <= 12 for cell in cells) else "text"
 
 
 def _write(path: Path, data: bytes) -> Path:
     """Write under another name, then rename: a reader sees the old file or the new one."""
     draft = path.with_name(path.name + ".next")
     draft.write_bytes(data)
-    os.replace(draft, path)
-    return path
+    return draft.replace(path)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SMALL = 20
 """Below this n a rate says little: its interval spans tens of percentage points."""
 
-NARROW = 5.4
+NARROW = 4.9
 """Inches: half of the page's column, and what a telephone shows without scrolling."""
 
 INK, MUTED, GREY, FAINT, GRID = "#22303c", "#66737f", "#98a3ad", "#c3cad1", "#e3e7eb"
@@ -84,7 +84,7 @@ class Plot:
 def _styled() -> Any:
     import matplotlib
 
-    return matplotlib.rc_context(_STYLE)
+    return matplotlib.rc_context(_STYLE)  # type: ignore[arg-type]
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -103,13 +103,13 @@ def svg(figure: Figure, name: str) -> str:
     width = figure.get_figwidth() * 72
     # as wide as the screen allows, but letters neither larger nor much smaller than the page's;
     # what would become too small is scrolled sideways
-    size = f'style="max-width: {width * 1.33:.0f}px; min-width: {min(width * 0.95, 640):.0f}px"'
-    if width <= NARROW * 72:
-        size = f'style="max-width: {width * 1.33:.0f}px"'
+    size = f"max-width: {width * 1.4:.0f}px"
+    if width > NARROW * 72:
+        size += f"; min-width: {width:.0f}px"
     head, rest = text.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box, "matplotlib always writes a viewBox"
-    return f"<svg {box.group()} {size}>{rest}".strip()
+    return f'<svg {box.group()} style="{size}">{rest}'.strip()
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -127,7 +127,8 @@ def stamp(figure: Figure, text: str) -> Figure:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.set(rect=(0, 0, 1, 1 - 0.17 / figure.get_figheight()))  # type: ignore[call-arg]
-    figure.text(0.995, 0.995, text, ha="right", va="top", fontsize=8.5, color=ORANGE)
+    with _styled():
+        figure.text(0.995, 0.995, text, ha="right", va="top", fontsize=8.5, color=ORANGE)
     return figure
 
 
@@ -143,7 +144,7 @@ def _figure(width: float = NARROW, height: float = 3.3) -> Figure:
 def _percent(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g} %"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g}%"))
 
 
 def _short_numbers(axis: Any) -> None:
@@ -218,7 +219,7 @@ def _draw_sales(data: pa.Table) -> Figure:
     )
     shades = [BLUE if whole else FAINT for whole in complete]
     with _styled():
-        figure = _figure(height=3.6)
+        figure = _figure(height=4.2)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
         upper.bar(weeks, [float(value) for value in revenue], width=5.6, color=shades)
         lower.bar(weeks, orders, width=5.6, color=shades)
@@ -246,7 +247,7 @@ def _draw_retention(data: pa.Table) -> Figure:
     shade = LinearSegmentedColormap.from_list("blues", SHADES)
     monthly = all(cohort.day == 1 for cohort in cohorts)
     with _styled():
-        figure = _figure(max(4.6, 1.9 + 0.36 * last), 0.75 + 0.25 * len(cohorts))
+        figure = _figure(max(NARROW, 1.9 + 0.36 * last), 0.75 + 0.25 * len(cohorts))
         axes = figure.subplots()
         for cohort, period, n, rate in zip(
             *_columns(data, "cohort", "period", "eligible", "rate"), strict=True
@@ -258,9 +259,7 @@ def _draw_retention(data: pa.Table) -> Figure:
             axes.text(
                 period, row, f"{rate * 100:.0f}", ha="center", va="center", fontsize=8, color=colour
             )
-        labels = [
-            f"{cohort:%b %Y}" if monthly else f"{cohort:%d %b %Y}" for cohort in cohorts
-        ]
+        labels = [f"{cohort:%b %Y}" if monthly else f"{cohort:%d %b %Y}" for cohort in cohorts]
         axes.set_yticks(
             range(len(cohorts)),
             [f"{label} ({sizes[c]:,})" for label, c in zip(labels, cohorts, strict=True)],
@@ -339,7 +338,7 @@ def _draw_repurchase_windows(data: pa.Table) -> Figure:
             colour = BLUE if n >= SMALL else FAINT
             axes.plot([low, high], [row, row], color=colour, linewidth=6, alpha=0.3)
             axes.plot([rate], [row], "o", color=colour)
-            note = f"  {rate * 100:.1f} % of {n:,}"
+            note = f"  {rate * 100:.1f}% of {n:,}"
             axes.text(1, row, note, va="center", transform=axes.get_yaxis_transform(), fontsize=9)
         axes.set_yticks(rows, [f"{window} days" for window in windows])
         axes.set_ylim(len(windows) - 0.5, -0.5)
@@ -378,7 +377,9 @@ def _draw_order_gaps(data: pa.Table) -> Figure:
         for share in (0.5, 0.9):
             at = next(day for day, value in zip(days, shares, strict=True) if value >= share)
             axes.plot([0, at, at], [share, share, 0], color=MUTED, linewidth=0.9, linestyle=":")
-            axes.text(at, share - 0.04, f"  {share * 100:.0f} % within {at} days", va="top", fontsize=9)
+            axes.text(
+                at, share - 0.04, f"  {share * 100:.0f}% within {at} days", va="top", fontsize=9
+            )
         axes.set_ylim(0, 1.02)
         axes.set_xlim(left=0)
         axes.set_xlabel("days between an order and the next")
@@ -416,7 +417,7 @@ def _draw_dwell(data: pa.Table) -> Figure:
 
 def _draw_funnel_steps(data: pa.Table) -> Figure:
     steps, sessions, shares = _columns(data, "step", "sessions", "share_of_sessions")
-    notes = [f"{n:,} ({share * 100:.1f} %)" for n, share in zip(sessions, shares, strict=True)]
+    notes = [f"{n:,} ({share * 100:.1f}%)" for n, share in zip(sessions, shares, strict=True)]
     return _bars(steps, sessions, notes)
 
 
@@ -498,18 +499,18 @@ def _draw_top_items(data: pa.Table) -> Figure:
         f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
         for value, n in zip(values, buyers, strict=True)
     ]
-    return _bars([_clip(title, 24) for title in titles], values, notes)
+    return _bars([_clip(title, 22) for title in titles], values, notes)
 
 
 def _draw_order_counts(data: pa.Table) -> Figure:
     orders, customers, shares = _columns(data, "orders", "customers", "share")
-    notes = [f"{n:,} ({share * 100:.0f} %)" for n, share in zip(customers, shares, strict=True)]
+    notes = [f"{n:,} ({share * 100:.0f}%)" for n, share in zip(customers, shares, strict=True)]
     return _bars(orders, customers, notes)
 
 
 def _draw_reasons(data: pa.Table) -> Figure:
     reasons, entries, shares = _columns(data, "reason", "entries", "share")
-    notes = [f"{share * 100:.0f} %" for share in shares]
+    notes = [f"{share * 100:.0f}%" for share in shares]
     return _bars([_clip(reason) for reason in reasons], entries, notes, GREEN)
 
 
