@@ -7,7 +7,7 @@ WITH sale AS (
         upper(trim(StockCode)) AS item_id,
         trim(regexp_replace(Description, '\s+', ' ', 'g')) AS title,
         coalesce(Price, UnitPrice)::DECIMAL(18, 4) AS price,
-        (InvoiceDate AT TIME ZONE 'Europe/London') AT TIME ZONE 'UTC' AS sold_at
+        InvoiceDate AS local_ts
     FROM raw.sales
     WHERE Quantity > 0
         AND coalesce(Price, UnitPrice) > 0
@@ -25,28 +25,33 @@ title AS (
     QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY count(*) DESC, title) = 1
 ),
 
--- The price on the first day. A later one would tell the past about the future; what was charged
--- is on every event.
-price AS (
-    SELECT item_id, price
+first_sale AS (
+    SELECT item_id, min({'local_ts': local_ts, '_file': _file, '_row': _row}) AS first
     FROM sale
-    QUALIFY sold_at::DATE = min(sold_at::DATE) OVER (PARTITION BY item_id)
+    GROUP BY item_id
 ),
 
+-- The most frequent price of the first day, the lower of two equals. A later one would tell the past
+-- about the future; what was charged is on every event.
 first_price AS (
     SELECT item_id, price
-    FROM price
+    FROM sale
+    JOIN first_sale USING (item_id)
+    WHERE local_ts::DATE = first.local_ts::DATE
     GROUP BY item_id, price
     QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY count(*) DESC, price) = 1
-),
-
-first_sale AS (
-    SELECT item_id, date_trunc('day', sold_at) AS valid_from, _file, _row
-    FROM sale
-    QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY sold_at, _file, _row) = 1
 )
 
-SELECT item_id, title, price, valid_from, _file, _row
+SELECT
+    item_id,
+    title,
+    price,
+    -- Midnight UTC before the first sale, so that no event is earlier than its item.
+    date_trunc(
+        'day', (first.local_ts AT TIME ZONE 'Europe/London') AT TIME ZONE 'UTC'
+    ) AS valid_from,
+    first._file,
+    first._row
 FROM first_sale
 JOIN title USING (item_id)
 JOIN first_price USING (item_id)

@@ -4,10 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shops.demo import delivery, words
 from shops.demo.delivery import Delivery
-from shops.demo.simulate import SCALES, START, Day, World
+from shops.demo.simulate import SCALES, START, Day, Shelves, World
 
 DAYS = 90
 
@@ -73,6 +75,22 @@ def test_items_are_shown_and_sold_only_once_they_exist(
     assert len(known) > SCALES["small"].items * 0.6, "new items came after the first day"
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.floats(0.01, 100)), min_size=1, max_size=30),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20),
+)
+def test_a_draw_comes_from_its_shelf_and_the_odds_sum_to_one(
+    items: list[tuple[int, float]], dice: list[float]
+) -> None:
+    group, weight = np.array([g for g, _ in items]), np.array([w for _, w in items])
+    shelves = Shelves(group, weight, 4)
+    for wanted in np.unique(group):
+        drawn = shelves.draw(np.full(len(dice), wanted), np.array(dice))
+        assert (group[drawn] == wanted).all()
+        members = np.flatnonzero(group == wanted)
+        assert shelves.probability(members).sum() == pytest.approx(1)
+
+
 def test_propensities_are_those_of_the_draw(events: pa.Table) -> None:
     """An item's share of the lists of one day, in its slot, is what was written with it."""
     shown = of(events, "list_shown")
@@ -125,6 +143,24 @@ def test_shoppers_dwell_longer_on_what_suits_them(
     dwell = viewed["on_page_ms"].to_numpy()
     low, high = np.quantile(match, [0.25, 0.75])
     assert np.median(dwell[match > high]) > 1.3 * np.median(dwell[match < low])
+
+
+def test_shoppers_have_their_hours_and_days(events: pa.Table) -> None:
+    """A shopper's visits lie closer together in the day, and in the week, than visits at large."""
+    known = events.filter(pc.and_(pc.is_valid(events["customer"]), pc.is_valid(events["visit"])))
+    at = np.unique(known["visit"].to_numpy(), return_index=True)[1]
+    user, time = numbers(known["customer"])[at], known["ts_ms"].to_numpy()[at]
+    hour = time % 86_400_000 / 3_600_000
+    weekend = (time // 86_400_000 + 3) % 7 >= 5
+    often = np.bincount(user)[user] >= 10
+
+    def within(values: np.ndarray) -> float:
+        mean = (np.bincount(user, values) / np.bincount(user))[user]
+        return float(np.var((values - mean)[often]))
+
+    assert within(hour) < 0.4 * np.var(hour[often])
+    habit = np.bincount(user, weekend)[user] / np.bincount(user)[user]
+    assert np.var(habit[often]) > 0.015, "with no habit, chance alone would make about 0.01"
 
 
 def test_many_leave_and_some_stay(events: pa.Table) -> None:
