@@ -7,7 +7,8 @@ Slow to import (Great Expectations takes seconds): import it inside a function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from duckdb_engine import Dialect
@@ -15,6 +16,21 @@ from great_expectations.expectations import UnexpectedRowsExpectation
 from sqlalchemy.dialects import registry
 
 URL = "duckdb+audit:///:memory:"
+_opened: list[Any] = []
+
+
+@contextmanager
+def closing() -> Iterator[None]:
+    """Close every connection that was opened meanwhile.
+
+    Great Expectations holds on to its engines, and an open connection keeps the next step of the
+    same process from writing to the files that it attached.
+    """
+    try:
+        yield
+    finally:
+        while _opened:
+            _opened.pop().close()
 
 
 class AuditDialect(Dialect):
@@ -25,6 +41,7 @@ class AuditDialect(Dialect):
     def connect(self, *args: Any, setup: Sequence[str] = (), **kwargs: Any) -> Any:
         """A new connection in which `setup` (ATTACH, CREATE VIEW, SET) has been run."""
         connection = super().connect(*args, **kwargs)
+        _opened.append(connection)
         for statement in setup:
             connection.execute(statement)
         return connection

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,21 @@ def write(
 def _sections(validation: Any) -> list[str]:
     """The HTML of one validation result, section by section, as Great Expectations renders it."""
     from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaSectionView
 
     sections = ValidationResultsPageRenderer().render(validation).to_json_dict()["sections"]
-    view = DefaultJinjaSectionView()
     html = [
-        view.render({"section": section, "section_loop": {"index": number}})
+        _view().render({"section": section, "section_loop": {"index": number}})
         for number, section in enumerate(sections[1:], start=1)  # the first repeats the summary
     ]
     return [re.sub(r'\s(id|data-[a-z-]+)="[^"]*"', "", part) for part in html]
+
+
+@cache
+def _view() -> Any:
+    """One view for all sections: each would compile the same templates anew, for most of the time."""
+    from great_expectations.render.view import DefaultJinjaSectionView
+
+    return DefaultJinjaSectionView()
 
 
 def _replace(file: Path, template: str, values: dict[str, Any]) -> None:

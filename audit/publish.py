@@ -86,7 +86,7 @@ def content_hash(path: Path) -> dict[str, str]:
     digests = {}
     with connect(path, read_only=True) as connection:
         for (table,) in connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'marts' ORDER BY 1"
+            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'marts' ORDER BY table_name"
         ).fetchall():
             columns = connection.execute(
                 "SELECT column_name, data_type, comment FROM duckdb_columns() "

@@ -46,10 +46,10 @@ def setup(
     statements += _views(paths.warehouse, "warehouse", ("marts", "features"))
     statements += _published(paths)
     if stage == "features":
-        statements.append(_parquet(EMBEDDING_VIEW, paths.features / EMBEDDING_VIEW / "*.parquet"))
+        statements.append(_parquet(EMBEDDING_VIEW, paths.features / EMBEDDING_VIEW, "*.parquet"))
     if stage == "recommendations":
-        file = paths.recommendations / f"{night.isoformat()}.parquet"
-        statements.append(_parquet("recommendations", file))
+        file = f"{night.isoformat()}.parquet"
+        statements.append(_parquet("recommendations", paths.recommendations, file))
     return statements
 
 
@@ -71,24 +71,19 @@ def _variables(shop: Shop, night: date) -> list[str]:
     return ["SET TimeZone = 'UTC'"] + [f"SET VARIABLE {k} = {v}" for k, v in values.items()]
 
 
-def _parquet(view: str, files: Path, options: str = "") -> str:
-    folder, pattern = (
-        (files.parent.parent, "*/*.parquet")
-        if files.parent.name == "*"
-        else (files.parent, files.name)
-    )
+def _parquet(view: str, folder: Path, pattern: str, options: str = "") -> str:
     if not any(folder.glob(pattern)):
-        raise AuditError(f"{files} is missing: the step that writes it has to run before its audit")
-    return f"CREATE VIEW {view} AS FROM read_parquet({_text(files)}{options})"
+        raise AuditError(
+            f"{folder / pattern} is missing: the step that writes it has to run before its audit"
+        )
+    return f"CREATE VIEW {view} AS FROM read_parquet({_text(folder / pattern)}{options})"
 
 
 def _landing(paths: Paths) -> list[str]:
-    statements = []
-    for name in TABLES:
-        files = paths.landing / name / "*" / "*.parquet"
-        by_day = ", hive_partitioning = true, hive_types = {'day': DATE}"
-        statements.append(_parquet(f"landing_{name}", files, by_day))
-    return statements
+    by_day = ", hive_partitioning = true, hive_types = {'day': DATE}"
+    return [
+        _parquet(f"landing_{name}", paths.landing / name, "*/*.parquet", by_day) for name in TABLES
+    ]
 
 
 def _accounting(paths: Paths, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -105,7 +100,7 @@ def _accounting(paths: Paths, counts: Mapping[str, Mapping[str, int]]) -> list[s
         for name in TABLES
     )
     return [
-        _parquet("quarantine", paths.quarantine / "*" / "*.parquet", ", union_by_name = true"),
+        _parquet("quarantine", paths.quarantine, "*/*.parquet", ", union_by_name = true"),
         f"CREATE VIEW accounting AS FROM {values} AS given({columns})",
         f"""CREATE VIEW rows_read AS
             SELECT table_name, coalesce(broken, 0) AS broken,
