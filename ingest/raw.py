@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -85,6 +86,16 @@ def open_view(
         f"CREATE OR REPLACE VIEW raw.{_quote(key)} AS " + " UNION ALL BY NAME ".join(parts)
     )
     return unreadable + more
+
+
+def column_names(path: Path, entry: RawFiles) -> list[str]:
+    """The columns one file has; of JSON those of its first line."""
+    if entry.format == "parquet":
+        return list(pq.read_schema(path).names)
+    if entry.format == "csv":
+        return _header(path, entry)[1]
+    with _opener(path)(path, "rb") as file:
+        return list(json.loads(file.readline()))
 
 
 def damaged_files(
@@ -313,11 +324,14 @@ def _gaps(unreadable: list[Unreadable]) -> list[tuple[str, int, int]]:
 
 def _header(path: Path, entry: RawFiles) -> tuple[str, list[str]]:
     """(delimiter, column names): the delimiter is the one that gives most declared columns."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as file:
+    with _opener(path)(path, "rb") as file:
         line = file.readline().decode("utf-8-sig")
     headers = [(mark, next(csv.reader([line], delimiter=mark), [])) for mark in _DELIMITERS]
     return max(headers, key=lambda each: len(_declared(entry, each[1])))
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    return gzip.open if path.suffix == ".gz" else open
 
 
 def _missing(entry: RawFiles, names: list[str], file: str) -> Unreadable | None:

@@ -213,6 +213,9 @@ class Staging:
 
     def _bring_in_rivals(self, key: str, columns: str) -> None:
         losers = losers_part(self.paths, self.table)
+        others = {day for day, state in self.before.days.items() if state.landed} - self.touched
+        if not others and not losers.exists():
+            return
         known = f"SELECT {key} FROM mapped WHERE _state = 'ok'"
         if losers.exists():
             known += f" UNION SELECT {key} FROM read_parquet('{losers}')"
@@ -224,7 +227,6 @@ class Staging:
                 f" SELECT {columns}, CAST({self.table.time} AS DATE) AS day, 'lost'"
                 f" FROM read_parquet('{losers}') WHERE day NOT IN (SELECT day FROM touched)"
             )
-        others = {day for day, state in self.before.days.items() if state.landed} - self.touched
         self._insert("landed", others, f"({key}) IN (SELECT * FROM rival_keys)", columns)
 
     def _insert(self, state: str, days: set[str], where: str, columns: str) -> None:
