@@ -92,6 +92,7 @@ def svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
     with _styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    figure.set_layout_engine("none")  # laid out now: a PNG of it need not do so again
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
@@ -219,7 +220,7 @@ def _draw_sales(data: pa.Table) -> Figure:
     )
     shades = [BLUE if whole else FAINT for whole in complete]
     with _styled():
-        figure = _figure(height=4.2)
+        figure = _figure(height=4.8)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
         upper.bar(weeks, [float(value) for value in revenue], width=5.6, color=shades)
         lower.bar(weeks, orders, width=5.6, color=shades)
@@ -398,7 +399,7 @@ def _draw_dwell(data: pa.Table) -> Figure:
             (means, ORANGE, "winsorised mean"),
             (medians, BLUE, "median"),
         ):
-            seconds = [value / 1000 for value in values]
+            seconds = [math.nan if value is None else value / 1000 for value in values]
             trusted = [s if n >= SMALL else math.nan for s, n in zip(seconds, ns, strict=True)]
             upper.plot(days, seconds, color=FAINT, linewidth=1)
             upper.plot(days, trusted, color=colour, label=label)
@@ -499,7 +500,7 @@ def _draw_top_items(data: pa.Table) -> Figure:
         f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
         for value, n in zip(values, buyers, strict=True)
     ]
-    return _bars([_clip(title, 22) for title in titles], values, notes)
+    return _bars([_clip(title, 30) for title in titles], values, notes)
 
 
 def _draw_order_counts(data: pa.Table) -> Figure:

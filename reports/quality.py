@@ -79,7 +79,7 @@ def _reasons(source: Source) -> Panel:
             [row["table"], row["fate"], row["reason"], count(row["rows"])]
             for row in data.to_pylist()
         ],
-        empty="" if data.num_rows else "No reasons were recorded with this night.",
+        empty="" if data.num_rows else "No row was set aside for a reason on record.",
     )
 
 

@@ -2,7 +2,7 @@
 
 One function a figure: a connection (and, where a figure looks at the latest weeks, the night) in,
 an Arrow table of at most a few hundred rows out, in the order it is drawn. All aggregation happens
-in DuckDB. A rate comes with its numerator, its denominator and a 95 % Wilson interval, and is
+in DuckDB. A rate comes with its numerator, its denominator and a 95% Wilson interval, and is
 always the sum of the numerators over the sum of the eligible, never a mean of rates.
 """
 
@@ -30,7 +30,7 @@ def _table(connection: duckdb.DuckDBPyConnection, sql: str, **values: object) ->
 
 
 def _wilson(hits: str, n: str) -> str:
-    """SQL for `low` and `high` of Wilson's 95 % interval of `hits` out of `n`.
+    """SQL for `low` and `high` of Wilson's 95% interval of `hits` out of `n`.
 
     Source: Wilson (1927); unlike the plain normal interval it stays within [0, 1] for small n.
     """
@@ -277,14 +277,15 @@ def churn_horizon(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def dwell(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
-    """One row per day of the latest 90 with a view that has a dwell."""
+    """One row per day with views of the latest 90, if any of their views has a dwell."""
     return _table(
         connection,
         """
         SELECT stat_date, events, with_dwell, coverage, median_ms, winsorised_mean_ms
         FROM marts.dwell_stats
         WHERE stat_date > $night::DATE - 90 AND stat_date <= $night::DATE
-          AND event_type = 'view' AND with_dwell > 0
+          AND event_type = 'view'
+        QUALIFY sum(with_dwell) OVER () > 0
         ORDER BY stat_date
         """,
         night=night,

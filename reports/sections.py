@@ -223,7 +223,7 @@ def retention(source: Source) -> Section:
                 definition=f"All cohorts together: the sum of those who returned over the sum of "
                 f"those for whom {grain} N has fully elapsed. Above: N-{grain} retention; below: "
                 "unbounded, which recent users have had less time to reach. The right end rests on "
-                "the oldest cohorts only. Bands are 95 % Wilson intervals; grey where fewer than "
+                "the oldest cohorts only. Bands are 95% Wilson intervals; grey where fewer than "
                 f"{SMALL} are eligible.",
                 empty=empty,
                 n=lambda data: (
@@ -271,7 +271,7 @@ def repurchase(source: Source) -> Section:
                 key="repurchase_windows",
                 title="Repurchase rate by window",
                 definition="Customers with a second valid order within W days of their first, over "
-                "customers whose W days have elapsed. Bars are 95 % Wilson intervals.",
+                "customers whose W days have elapsed. Bars are 95% Wilson intervals.",
                 empty=empty,
                 n=lambda data: (
                     f"{count(max(data['eligible'].to_pylist()))} customers in the shortest window"
@@ -356,7 +356,7 @@ def visits(source: Source) -> Section:
             title="Time on an item's page",
             definition="Dwell: the shop's own measurement, else the time to the next event of the "
             "session; the last page of a visit has none and is left out, not counted as 0. Median "
-            "and winsorised mean (the lowest and highest 5 % drawn in) by day, and coverage: the "
+            "and winsorised mean (the lowest and highest 5% drawn in) by day, and coverage: the "
             "share of views with a dwell. The latest 90 days.",
             empty=f"{no_views}No view has a dwell in the latest 90 days.",
             n=_viewed,
@@ -515,7 +515,7 @@ def recommendations(source: Source) -> Section:
         title="The model against plain baselines",
         definition="On the held-out last days, all items ranked. NDCG@k and Recall@k: does what "
         "the user then did stand among the first k, and how high? Coverage: share of the items "
-        "that appear in anyone's first k. Bars are 95 % intervals over users. A challenger (blue) "
+        "that appear in anyone's first k. Bars are 95% intervals over users. A challenger (blue) "
         "is promoted only if it beats the champion (green) and the baselines (grey).",
         empty="No model was evaluated this night.",
         n=evaluated,

@@ -408,13 +408,6 @@ def test_simulated_is_said_of_the_page_and_of_every_figure(
     assert all("_simulated_" in str(link) for link in links)
 
 
-def test_a_real_shop_is_not_called_simulated(
-    home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = fresh(tmp_path, monkeypatch, home)
-    assert "simulated" not in build(shop(simulated=False), paths, NIGHT).path.read_text().lower()
-
-
 def test_the_page_needs_nothing_from_anywhere(report: Report, page: ElementTree.Element) -> None:
     text = report.path.read_text()
     assert "http:" not in text and "https:" not in text and "@import" not in text
@@ -433,14 +426,17 @@ def test_titles_of_items_are_escaped(page: ElementTree.Element) -> None:
     assert "Title & <" in words(panel(page, "top_items_table"))
 
 
-def test_same_marts_give_the_same_bytes(
+def test_same_marts_give_the_same_files_whatever_lay_there(
     report: Report, home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = {path.name: path.read_bytes() for path in report.path.parent.iterdir()}
-    pictures = report.plots
-    again = build(shop(), fresh(tmp_path, monkeypatch, home), NIGHT)
+    paths = fresh(tmp_path, monkeypatch, home)
+    paths.report(NIGHT).mkdir(parents=True)
+    (paths.report(NIGHT) / "formerly.csv").write_text("a\n1\n")
+    again = build(shop(), paths, NIGHT)
     assert {path.name: path.read_bytes() for path in again.path.parent.iterdir()} == first
-    assert again.plots == pictures
+    assert again.plots == report.plots
+    assert set(first) == {"index.html", *(path.name for path in report.data_files)}
 
 
 def test_plots_can_be_drawn_alone(home: Paths) -> None:
@@ -467,13 +463,14 @@ def test_wilson_interval_of_a_textbook() -> None:
     assert (round(low, 3), round(high, 3)) == (0.299, 0.701)
 
 
-def test_a_shop_without_visits_is_told_so_in_words(
+def test_a_real_shop_without_visits_is_told_so_and_not_called_simulated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
     paths = Paths("small")
     make_marts(paths.marts, NO_VISITS)
-    text = build(shop(), paths, NIGHT).path.read_text()
+    text = build(shop(simulated=False), paths, NIGHT).path.read_text()
+    assert "simulated" not in text.lower()
     page = ElementTree.fromstring(text.removeprefix("<!DOCTYPE html>"))
     assert "no page views, carts or checkouts" in words(panel(page, "visits_none"))
     assert "It delivers purchases and refunds." in words(panel(page, "visits_none"))
@@ -503,27 +500,19 @@ def test_an_empty_shop_still_gets_a_page_that_explains_itself(
     assert "nan" not in words(page).lower().split()
 
 
-def test_a_stale_csv_goes_and_nothing_half_written_stays(
-    home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = fresh(tmp_path, monkeypatch, home)
-    paths.report(NIGHT).mkdir(parents=True)
-    (paths.report(NIGHT) / "formerly.csv").write_text("a\n1\n")
-    report = build(shop(), paths, NIGHT)
-    names = {path.name for path in paths.report(NIGHT).iterdir()}
-    assert names == {"index.html", *(path.name for path in report.data_files)}
-
-
 def test_a_failed_build_leaves_the_former_page(
     home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = fresh(tmp_path, monkeypatch, home)
-    former = build(shop(), paths, NIGHT).path.read_bytes()
+    page = paths.report(NIGHT) / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("the former page")
     with opened(paths.marts) as connection:
         connection.execute("DROP TABLE marts.user_rfm")
     with pytest.raises(ReportError, match=r"lacks marts\.user_rfm: publish the night again"):
         build(shop(), paths, NIGHT)
-    assert (paths.report(NIGHT) / "index.html").read_bytes() == former
+    assert [path.name for path in page.parent.iterdir()] == ["index.html"]
+    assert page.read_text() == "the former page"
 
 
 def test_another_night_than_the_published_is_refused(home: Paths) -> None:
@@ -540,16 +529,29 @@ def test_without_published_marts_the_error_says_what_to_do(
         build(shop(), Paths("small"), NIGHT)
 
 
-def analyst_queries() -> list[str]:
+def analyst_blocks(language: str) -> list[str]:
     text = (ROOT / "docs" / "analyst.md").read_text()
-    return re.findall(r"^```sql\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def test_the_analyst_page_has_its_worked_queries() -> None:
-    assert len(analyst_queries()) >= 5
+    assert len(analyst_blocks("sql")) >= 5
 
 
-@pytest.mark.parametrize("sql", analyst_queries())
+@pytest.mark.parametrize("sql", analyst_blocks("sql"))
 def test_worked_queries_of_the_analyst_page_run_and_answer(home: Paths, sql: str) -> None:
     with opened(home.marts) as connection:
         assert connection.execute(sql).fetchall()
+
+
+def test_opening_the_file_from_python_works_as_written(
+    home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "var" / "demo").mkdir(parents=True)
+    shutil.copy(home.marts, tmp_path / "var" / "demo" / "marts.duckdb")
+    monkeypatch.chdir(tmp_path)
+    (code,) = analyst_blocks("python")
+    names: dict = {}
+    exec(code, names)
+    assert names["table"].num_rows == 5
+    names["connection"].close()
