@@ -16,7 +16,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from dbt.adapters.duckdb.connections import DuckDBConnectionManager
-from dbt.cli.main import dbtRunner
+from dbt.cli.main import dbtRunner, dbtRunnerResult
 from dbt.contracts.graph.manifest import Manifest
 
 from core.shop import ROOT
@@ -47,7 +47,8 @@ WITH act AS (
     SELECT
         v, k, user_id, pages,
         -- a step of 1800 s and more now and then splits the visit
-        began + to_seconds(k * (CASE WHEN v % 30 = 0 THEN 1500 ELSE 300 + h(v, 1501) END)) AS event_ts,
+        began + to_seconds(
+            k * (CASE WHEN v % 30 = 0 THEN 1500 ELSE 300 + h(v, 1501) END)) AS event_ts,
         CASE
             WHEN k = pages - 1 AND v % 3 = 0 THEN 'purchase'
             WHEN k = pages - 2 AND v % 3 = 0 THEN 'checkout'
@@ -63,7 +64,8 @@ events AS (
         'e' || v || '-' || k AS event_id, event_ts, user_id,
         CASE WHEN v % 4 > 0 THEN 's' || v END AS session_id,
         event_type,
-        CASE WHEN event_type NOT IN ('search', 'checkout') THEN 'i' || h('i' || v || k, 30) END AS item_id,
+        CASE WHEN event_type NOT IN ('search', 'checkout')
+            THEN 'i' || h('i' || v || k, 30) END AS item_id,
         CASE WHEN event_type IN ('purchase', 'checkout') THEN 'o' || v END AS order_id,
         CASE WHEN event_type = 'purchase' THEN 1 + v % 3 END AS quantity,
         CASE WHEN event_type = 'purchase' THEN 1.25 + v % 7 END AS unit_price,
@@ -72,7 +74,8 @@ events AS (
     FROM act
     UNION ALL
     SELECT
-        'r' || v, event_ts + to_days(1 + v % 4), user_id, NULL, 'refund', 'i' || h('i' || v || k, 30),
+        'r' || v, event_ts + to_days(1 + v % 4), user_id, NULL, 'refund',
+        'i' || h('i' || v || k, 30),
         CASE WHEN v % 4 > 0 THEN 'o' || v END, 1 + v % 2, 1.25 + v % 7, NULL, NULL
     FROM act
     WHERE event_type = 'purchase' AND v % 2 = 0
@@ -81,16 +84,19 @@ events AS (
 SELECT
     *,
     -- one row in ten is one to three days late
-    event_ts::DATE + CASE WHEN h('a' || event_id, 10) = 0 THEN 1 + h(event_id, 3) ELSE 0 END AS arrival
+    event_ts::DATE
+        + CASE WHEN h('a' || event_id, 10) = 0 THEN 1 + h(event_id, 3) ELSE 0 END AS arrival
 FROM events
 WHERE event_ts < TIMESTAMP '2026-01-07';
 
 CREATE TABLE arriving_items AS
 SELECT
     'i' || i AS item_id, 'Thing ' || i || ' v' || version AS title,
-    TIMESTAMP '2025-12-01' + to_days((40 * version)::INT) AS valid_from,
-    -- some items are catalogued nights after they were first sold, two never
-    greatest(DATE '2026-01-01' + (i % 4)::INT, valid_from::DATE) AS arrival
+    -- every fifth item holds only from the fourth day on, whatever was sold before
+    CASE WHEN i % 5 = 0 THEN TIMESTAMP '2026-01-04' ELSE TIMESTAMP '2025-12-01' END
+        + to_days(version::INT) AS valid_from,
+    -- others are catalogued nights after they were first sold, and two never
+    greatest(DATE '2026-01-01' + (i % 6)::INT, valid_from::DATE) AS arrival
 FROM range(28) AS items(i), range(2) AS versions(version);
 """
 
@@ -102,19 +108,20 @@ def land(source: duckdb.DuckDBPyConnection, home: Path, night: date) -> date:
         folder = home / "landing" / table.name
         (folder / "day=1970-01-01").mkdir(parents=True)
         arriving = {"events": "arriving", "items": "arriving_items"}.get(table.name)
-        present = {row[0] for row in source.execute(f"DESCRIBE {arriving}").fetchall()} if arriving else set()
+        present = {row[0] for row in source.execute(f"DESCRIBE {arriving or 'visit'}").fetchall()}
         columns = ", ".join(
-            f"{column.name if column.name in present else 'NULL'}::{column.type} AS {column.name}"
+            f"{column.name if arriving and column.name in present else 'NULL'}::{column.type}"
+            f" AS {column.name}"
             for column in (*table.columns, *PROVENANCE)
         )
-        day = f"{table.time}::DATE AS day"
         source.execute(
-            f"COPY (SELECT {columns} FROM {arriving or '(SELECT 1) AS nothing'} WHERE false)"
+            f"COPY (SELECT {columns} FROM {arriving or 'visit'} WHERE false)"
             f" TO '{folder}/day=1970-01-01/empty.parquet'"
         )
         if arriving:
             source.execute(
-                f"COPY (SELECT {columns}, {day} FROM {arriving} WHERE arrival <= DATE '{night}')"
+                f"COPY (SELECT {columns}, {table.time}::DATE AS day FROM {arriving}"
+                f" WHERE arrival <= DATE '{night}')"
                 f" TO '{folder}' (FORMAT parquet, PARTITION_BY (day), OVERWRITE_OR_IGNORE)"
             )
     [[first]] = source.execute(
@@ -129,6 +136,7 @@ class Warehouse:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.file = home / "warehouse.duckdb"
+        self.log = str(home / "dbt")
         parsed = dbtRunner().invoke(["parse", *self._options(NIGHTS[0], START)])
         assert isinstance(parsed.result, Manifest), parsed.exception
         self.runner = dbtRunner(manifest=parsed.result)
@@ -140,20 +148,23 @@ class Warehouse:
             "start": START.isoformat(),
             "repurchase_windows": [1, 3],
         }
-        return [
-            "--quiet", "--no-write-json", "--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT),
-            "--target-path", str(self.home / "dbt"), "--log-path", str(self.home / "dbt"),
-            "--vars", json.dumps(variables),
-        ]  # fmt: skip
+        folders = {"project": PROJECT, "profiles": PROJECT}
+        options = [part for name, at in folders.items() for part in (f"--{name}-dir", str(at))]
+        written = [part for name in ("target", "log") for part in (f"--{name}-path", self.log)]
+        return ["--quiet", "--no-write-json", *options, *written, "--vars", json.dumps(variables)]
 
-    def build(self, night: date, reprocess_from: date, command: str = "run") -> None:
+    def build(self, night: date, reprocess_from: date) -> None:
         models = ["--exclude", "path:models/features"]
-        done = self.runner.invoke([command, *models, *self._options(night, reprocess_from)])
+        done = self.runner.invoke(["run", *models, *self._options(night, reprocess_from)])
         # dbt-duckdb keeps the file open for the life of the process
         DuckDBConnectionManager.close_all_connections()
         assert done.success, done.exception or [
-            (result.node.name, result.message) for result in done.result if result.status != "success"
+            (one.node.name, one.message) for one in done.result if one.status != "success"
         ]
+
+    def test(self, select: str, night: date) -> dbtRunnerResult:
+        options = self._options(night, START)
+        return self.runner.invoke(["test", "--select", select, *options])
 
     def snapshot(self, name: str) -> Path:
         return shutil.copy(self.file, self.home / f"{name}.duckdb")
@@ -187,7 +198,9 @@ def differing_tables(one: Path, other: Path) -> dict[str, int]:
         for (name,) in names:
             rows = f"FROM one.{name} EXCEPT ALL FROM other.{name}"
             back = f"FROM other.{name} EXCEPT ALL FROM one.{name}"
-            [[count]] = connection.execute(f"SELECT count(*) FROM (({rows}) UNION ALL ({back}))").fetchall()
+            [[count]] = connection.execute(
+                f"SELECT count(*) FROM (({rows}) UNION ALL ({back}))"
+            ).fetchall()
             if count:
                 found[name] = count
         return found
@@ -222,7 +235,8 @@ def test_night_by_night_equals_a_full_refresh_also_there_and_back(
                 " WHERE ended_at::DATE > session_date + 1"
                 " UNION ALL SELECT 'late catalogue', count(*) FROM marts.fct_events e"
                 " JOIN marts.dim_items i USING (item_id) WHERE NOT i.is_catalogued"
-                " UNION ALL SELECT 'undone orders', count(*) FROM marts.fct_orders WHERE NOT is_valid"
+                " UNION ALL SELECT 'undone orders', count(*) FROM marts.fct_orders"
+                " WHERE NOT is_valid"
                 " UNION ALL SELECT 'churn gaps', max(gaps) FROM marts.churn_horizon"
             ).fetchall()
         )
@@ -246,11 +260,9 @@ def test_night_by_night_equals_a_full_refresh_also_there_and_back(
 def test_definitions_worked_by_hand(
     warehouse: Warehouse, source: duckdb.DuckDBPyConnection
 ) -> None:
-    if not warehouse.file.exists():
+    if not warehouse.file.exists():  # unit tests take the types of their inputs from built tables
         land(source, warehouse.home, NIGHTS[-1])
         warehouse.build(NIGHTS[-1], START)
-    done = warehouse.runner.invoke(
-        ["test", "--select", "test_type:unit", *warehouse._options(NIGHTS[-1], START)]
-    )
+    done = warehouse.test("test_type:unit", NIGHTS[-1])
     assert done.success, [(one.node.name, one.message) for one in done.result if one.failures]
     assert len(done.result) >= 14
