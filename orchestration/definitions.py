@@ -8,5 +8,5 @@ from orchestration.lib.console import night_console
 
 defs = Definitions.merge(
     *(shop_definitions(load_shop(name)) for name in shop_names()),
-    Definitions(executor=in_process_executor, loggers={"console": night_console}),
+    Definitions(executor=in_process_executor, loggers={"night": night_console}),
 )

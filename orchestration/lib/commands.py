@@ -91,14 +91,13 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     from orchestration.definitions import defs
 
     job = defs.resolve_job_def(f"{shop.name}_night")
+    # one partition, or a range of them in one run
+    tags = {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}
+    nights = {"partition_key": last.isoformat()} if first == last else {"tags": tags}
     with DagsterInstance.get() as instance:
-        if first == last:
-            result = job.execute_in_process(
-                instance=instance, partition_key=last.isoformat(), raise_on_error=False
-            )
-        else:
-            tags = {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}
-            result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        result = job.execute_in_process(
+            run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights
+        )
     return result.success
 
 

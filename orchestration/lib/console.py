@@ -8,8 +8,6 @@ import time
 
 from dagster import DagsterEvent, InitLoggerContext, logger
 
-_SHOWN = {"STEP_START", "STEP_SUCCESS", "STEP_FAILURE", "STEP_UP_FOR_RETRY", "STEP_SKIPPED"}
-
 
 class _NightHandler(logging.Handler):
     """Prints steps and the words of our own code; Dagster's other events stay in its UI."""
@@ -35,7 +33,11 @@ class _NightHandler(logging.Handler):
             return f"{step} done in {seconds:.1f} s"
         if kind == "ASSET_CHECK_EVALUATION":
             return self._failed_check(event)
-        return f"{step}: {event.message}" if kind in _SHOWN else None
+        if kind == "STEP_UP_FOR_RETRY":
+            return f"{step} failed and is tried again"
+        if kind == "STEP_FAILURE":
+            return f"{step} FAILED: {_cause(event)}"
+        return f"{step} not run" if kind == "STEP_SKIPPED" else None
 
     def _failed_check(self, event: DagsterEvent) -> str | None:
         check = event.asset_check_evaluation_data
@@ -45,9 +47,19 @@ class _NightHandler(logging.Handler):
         return f"  {word} {check.check_name}: {check.description or 'failed'}"
 
     def _message(self, record: logging.LogRecord, meta: dict[str, object]) -> str | None:
-        if record.levelno < logging.INFO:
+        said = str(meta.get("orig_message") or record.getMessage())
+        # what could not run for want of another step is plain from the step that failed
+        if record.levelno < logging.INFO or said.startswith("Dependencies for step"):
             return None
-        return f"  {meta.get('orig_message') or record.getMessage()}"
+        return f"  {said}"
+
+
+def _cause(event: DagsterEvent) -> str:
+    """The message of the innermost error; the whole stack is in Dagster's UI."""
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    return error.message.strip() if error else (event.message or "")
 
 
 @logger(description="Steps and their words, one line each.")

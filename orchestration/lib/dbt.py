@@ -19,6 +19,7 @@ from core.shop import ROOT, Shop
 from orchestration.lib.night import Night
 
 PROJECT = ROOT / "dbt_project"
+EXECUTABLE = Path(sys.executable).parent / "dbt"
 MANIFEST = PROJECT / "target" / "manifest.json"
 
 
@@ -29,7 +30,7 @@ def manifest() -> Path:
     """
     newest = max(path.stat().st_mtime for path in _sources())
     if not MANIFEST.exists() or MANIFEST.stat().st_mtime < newest:
-        command = [str(Path(sys.executable).parent / "dbt"), "parse", "--quiet"]
+        command = [str(EXECUTABLE), "parse", "--quiet"]
         folder = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
         done = subprocess.run([*command, *folder], capture_output=True, text=True, check=False)
         if done.returncode:

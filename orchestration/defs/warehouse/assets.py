@@ -59,7 +59,11 @@ def assets(shop: Shop) -> list[AssetsDefinition]:
             f"building {first or shop.start} to {night.night}" + (" from scratch" * (first is None))
         )
         command += ["--vars", dbt.variables(shop, night.night, first or shop.start)]
-        cli = DbtCliResource(project_dir=str(dbt.PROJECT), profiles_dir=str(dbt.PROJECT))
+        cli = DbtCliResource(
+            project_dir=str(dbt.PROJECT),
+            profiles_dir=str(dbt.PROJECT),
+            dbt_executable=str(dbt.EXECUTABLE),
+        )
         target = night.paths.home / "dbt"
         with dbt.quiet(context.log.info):
             yield from cli.cli(command, context=context, target_path=target).stream()
