@@ -113,6 +113,9 @@ def changed_files(shop: Shop, paths: Paths) -> list[str]:
     return sorted(changed(current_files(paths.raw, names, ledger.files), ledger.files))
 
 
+def last_night(paths: Paths) -> date | None:
+    """The night that landed last, or None before the first."""
+    return load(_ledger_path(paths)).night
 
 
 def _move_into_place(paths: Paths, ledger: Ledger, staged: dict[str, Staged]) -> None:

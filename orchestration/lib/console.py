@@ -9,6 +9,17 @@ import time
 from dagster import DagsterEvent, InitLoggerContext, logger
 
 
+# What Dagster says for itself: steps that could not run for want of another one are plain from the
+# one that failed, and how dbt is called is in the UI.
+_UNSAID = (
+    "Dependencies for step",
+    "A dbt subsetted execution",
+    "Copying `",
+    "Running dbt command",
+    "Finished dbt command",
+)
+
+
 class _NightHandler(logging.Handler):
     """Prints steps and the words of our own code; Dagster's other events stay in its UI."""
 
@@ -48,8 +59,7 @@ class _NightHandler(logging.Handler):
 
     def _message(self, record: logging.LogRecord, meta: dict[str, object]) -> str | None:
         said = str(meta.get("orig_message") or record.getMessage())
-        # what could not run for want of another step is plain from the step that failed
-        if record.levelno < logging.INFO or said.startswith("Dependencies for step"):
+        if record.levelno < logging.INFO or said.startswith(_UNSAID):
             return None
         return f"  {said}"
 
