@@ -519,7 +519,10 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
     """One small panel a metric, one row a model; the trained models in colour, baselines grey."""
     import pyarrow.compute as pc
 
-    metrics = sorted(set(data["metric"].to_pylist()))
+    metrics = sorted(
+        set(data["metric"].to_pylist()),
+        key=lambda name: (not name.startswith("ndcg@"), not name.startswith("recall@"), name),
+    )
     models = sorted(
         set(data["model"].to_pylist()), key=lambda m: ("challenger champion".find(m) < 0, m)
     )

@@ -515,6 +515,15 @@ def model_metrics_at_10(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     return data.filter(pc.ends_with(data["metric"], "@10"))
 
 
+def decision(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """What the promotion gate decided this night, in its own words."""
+    rows = connection.execute(
+        "SELECT json_extract_string(detail, '$.decision') FROM marts.run_manifest "
+        "WHERE section = 'version' AND name = 'recommender'"
+    ).fetchall()
+    return rows[0][0] if rows else None
+
+
 # --- the night itself ----------------------------------------------------------------------------
 
 

@@ -499,10 +499,8 @@ def recommendations(source: Source) -> Section:
     lead = empty
     if coverage["users_with_list"]:
         lead = (
-            f"{count(coverage['users_with_list'])} of {count(coverage['users'])} users have a list "
-            f"of up to {coverage['longest_list']}; the first ten entries show "
-            f"{count(coverage['items_in_top_10'])} of {count(coverage['items'])} catalogued items. "
-            f"Model version {coverage['model_version']}."
+            f"Lists of up to {coverage['longest_list']} items by {coverage['model_version']}. "
+            f"{queries.decision(connection) or ''}"
         )
 
     def evaluated(data: pa.Table) -> str:
@@ -519,6 +517,8 @@ def recommendations(source: Source) -> Section:
         "is promoted only if it beats the champion (green) and the baselines (grey).",
         empty="No model was evaluated this night.",
         n=evaluated,
+        reading=_best_models,
+        tall=True,
     )
     reasons = source.plot(
         plots.recommendation_reasons,
@@ -532,9 +532,41 @@ def recommendations(source: Source) -> Section:
         "recommendations",
         "What is recommended?",
         lead,
-        [metrics, reasons, _metrics_table(queries.model_metrics(connection)), _sample(source)]
+        [
+            metrics,
+            reasons,
+            _lists(source),
+            _metrics_table(queries.model_metrics(connection)),
+            _sample(source),
+        ]
         if coverage["users_with_list"]
         else [metrics],
+    )
+
+
+def _best_models(data: pa.Table) -> str:
+    """The models by NDCG@10, best first."""
+    ranked = [row for row in data.to_pylist() if row["metric"] == "ndcg@10"]
+    values = [f"{row['model'].replace('_', ' ')} {row['value']:.4f}" for row in ranked]
+    return f"NDCG@10: {', '.join(values)}." if values else ""
+
+
+def _lists(source: Source) -> Panel:
+    data = queries.recommendation_coverage(source.connection)
+    row = data.to_pylist()[0]
+    return Panel(
+        "recommendation_coverage",
+        "Who gets a list, and of what",
+        "Items in first tens: distinct items among everyone's first ten recommendations. Few of "
+        "many means that everyone is shown the same.",
+        data,
+        n=f"{count(row['users_with_list'])} users",
+        headers=("", "number", "of"),
+        rows=[
+            ["users with a list", count(row["users_with_list"]), count(row["users"])],
+            ["items in first tens", count(row["items_in_top_10"]), count(row["items"])],
+            ["entries of the longest list", count(row["longest_list"]), "-"],
+        ],
     )
 
 

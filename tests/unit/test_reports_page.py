@@ -175,6 +175,7 @@ CREATE TABLE marts.run_manifest AS
     SELECT DATE '2026-03-31' AS night, section, name, value, passed, detail FROM (VALUES
         ('input', 'files', '12', NULL, NULL),
         ('version', 'git', 'abc1234', NULL, NULL),
+        ('version', 'recommender', 'recommender-3', NULL, '{"decision": "Promoted: better."}'),
         ('rows', 'events/mapped', '1234567', NULL, NULL),
         ('rows', 'events/landed', '1234000', NULL, NULL),
         ('rows', 'events/deduplicated', '500', NULL, NULL),
@@ -355,6 +356,16 @@ def test_model_metrics_show_value_and_interval(page: ElementTree.Element) -> Non
     text = words(panel(page, "model_metrics_table"))
     assert "ndcg@10 challenger 0.0612 0.0500 to 0.0700 900" in text
     assert "coverage@10 popularity 0.2500 - 900" in text
+    assert "NDCG@10: challenger 0.0612, popularity 0.0313." in words(panel(page, "model_metrics"))
+    assert "Promoted: better." in words(page)
+
+
+def test_who_gets_a_list_equals_a_recount(home: Paths, page: ElementTree.Element) -> None:
+    rows = recount(home, "SELECT user_id, item_id FROM marts.recommendations WHERE rank <= 10")
+    users, items = {user for user, _ in rows}, {item for _, item in rows}
+    text = words(panel(page, "recommendation_coverage"))
+    assert f"users with a list {len(users)} 60" in text
+    assert f"items in first tens {len(items)} 20" in text
 
 
 def test_every_panel_has_its_data_inside_and_beside(
