@@ -142,7 +142,7 @@ def titles(item: Attributes) -> Words:
 def descriptions(item: Attributes) -> Words:
     """Two or three sentences that name every attribute; the wording depends on the item."""
     thing, colour, material = KIND[item.kind], COLOURS[item.colour], item.material_word()
-    opening = np.array(["This ", "Our ", "A "], dtype=object)[(item.colour + item.use) % 3]
+    opening = np.array(["This ", "Our ", "Your "], dtype=object)[(item.colour + item.use) % 3]
     made = np.where(MATERIALS[SCENT][item.material] == material, " with ", " made of ")
     return (
         opening + STYLES[item.style] + " " + thing + made + material + " comes in " + colour + ". "

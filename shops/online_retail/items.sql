@@ -5,7 +5,7 @@ WITH sale AS (
         _file,
         _row,
         upper(trim(StockCode)) AS item_id,
-        trim(regexp_replace(Description, '\s+', ' ', 'g')) AS title,
+        trim(regexp_replace(Description, '\s+', ' ', 'g'), ' *') AS title,
         coalesce(Price, UnitPrice)::DECIMAL(18, 4) AS price,
         InvoiceDate AS local_ts
     FROM raw.sales
