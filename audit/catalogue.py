@@ -388,9 +388,9 @@ _MARTS = [
         Rows(
             """
             SELECT published.night AS published_night, published.users AS published_users,
-                   (SELECT count(*) FROM {batch}) AS users
+                   (SELECT count(*) FROM {batch}) AS users_tonight
             FROM published WHERE published.night <= getvariable('night')
-              AND users < (1 - getvariable('max_user_drop')) * published_users
+              AND users_tonight < (1 - getvariable('max_user_drop')) * published_users
             """,
             "SELECT format('{:,} users', count(*)) || coalesce((SELECT format(', {:,} on {}', "
             "users, night) FROM published WHERE night <= getvariable('night')), "

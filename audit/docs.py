@@ -60,7 +60,7 @@ def _sections(validation: Any) -> list[str]:
 
 @cache
 def _view() -> Any:
-    """One view for all sections: each would compile the same templates anew, for most of the time."""
+    """One view for all sections: a new one would compile the same templates again."""
     from great_expectations.render.view import DefaultJinjaSectionView
 
     return DefaultJinjaSectionView()
