@@ -14,9 +14,6 @@ from core.paths import Paths, var_folder
 from core.shop import ROOT, Shop, ShopError, load_shop
 from orchestration.lib.summary import summary
 
-_RANGE_START = "dagster/asset_partition_range_start"
-_RANGE_END = "dagster/asset_partition_range_end"
-
 
 def run_night(
     name: str, data: Path | None, scale: str | None, night: date | None, force: bool
@@ -87,12 +84,19 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     prepare_environment()
     warnings.filterwarnings("ignore", message="sqlglot")
     from dagster import DagsterInstance
+    from dagster._core.storage.tags import (
+        ASSET_PARTITION_RANGE_END_TAG,
+        ASSET_PARTITION_RANGE_START_TAG,
+    )
 
     from orchestration.definitions import defs
 
     job = defs.resolve_job_def(f"{shop.name}_night")
     # one partition, or a range of them in one run
-    tags = {_RANGE_START: first.isoformat(), _RANGE_END: last.isoformat()}
+    tags = {
+        ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
+        ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
+    }
     nights = {"partition_key": last.isoformat()} if first == last else {"tags": tags}
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(

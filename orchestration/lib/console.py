@@ -8,7 +8,6 @@ import time
 
 from dagster import DagsterEvent, InitLoggerContext, logger
 
-
 # What Dagster says for itself: steps that could not run for want of another one are plain from the
 # one that failed, and how dbt is called is in the UI.
 _UNSAID = (

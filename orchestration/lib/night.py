@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dagster import AssetCheckExecutionContext, AssetExecutionContext
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, PARTITION_NAME_TAG
 
 from core.paths import Paths
-from core.shop import Shop
+from core.shop import Shop, ShopError
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,10 @@ def tonight(context: AssetExecutionContext | AssetCheckExecutionContext, shop: S
     paths = Paths(shop.name)
     # dbt reads the shop's folder from the environment: its profile has no other way to a path
     os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
-    night = date.fromisoformat(context.partition_key_range.end)
+    # a check has no partitions of its own (a preview feature), so both take the night from the run
+    tags = context.run.tags
+    named = tags.get(ASSET_PARTITION_RANGE_END_TAG) or tags.get(PARTITION_NAME_TAG)
+    if named is None:
+        raise ShopError(f"name a night of {shop.name}: a step runs for a partition")
+    night = date.fromisoformat(named)
     return Night(shop, paths, shop.check_night(night))

@@ -47,7 +47,6 @@ def _stage(shop: Shop, stage: str) -> AssetChecksDefinition:
             asset=_asset(shop, spec),
             blocking=spec.blocking,
             description=spec.description,
-            partitions_def=step(shop)["partitions_def"],
         )
         for spec in catalogue.values()
     ]
