@@ -229,9 +229,9 @@ def _entity_table(entity_df: pa.Table | pd.DataFrame | str | None) -> pa.Table:
 
 
 def _utc(moments: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Timestamps in any unit or zone, or ISO texts, as naive UTC microseconds."""
+    """Timestamps in any unit or zone as naive UTC microseconds; else ValueError."""
     if not pa.types.is_timestamp(moments.type):
-        moments = pc.cast(moments, pa.timestamp("us", "UTC"))
+        raise ValueError(f"{MOMENT} of the entity rows is {moments.type}, not a timestamp")
     # pandas brings nanoseconds, which DuckDB 2.0 cannot carry with a zone; features have none
     whole = pc.cast(moments, pa.timestamp("us", moments.type.tz), safe=False)
     return pc.cast(whole, pa.timestamp("us"))

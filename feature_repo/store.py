@@ -79,6 +79,7 @@ def open_store(paths: Paths) -> FeatureStore:
     file = Path(os.environ.get("PERENNIAL_FEATURE_STORE", _CONFIG))
     known = {"PERENNIAL_SHOP": paths.shop, "PERENNIAL_SHOP_HOME": str(paths.home)}
     settings = yaml.safe_load(Template(file.read_text()).substitute({**os.environ, **known}))
+    paths.feast.mkdir(parents=True, exist_ok=True)
     return FeatureStore(config=RepoConfig(repo_path=file.parent, **settings))
 
 
@@ -86,7 +87,6 @@ def apply(shop_name: str, paths: Paths) -> None:
     """Make the registry hold exactly the entities, views and services of `definitions`."""
     if shop_name != paths.shop:
         raise FeatureError(f"these are the paths of {paths.shop}, not of {shop_name}")
-    paths.feast.mkdir(parents=True, exist_ok=True)
     store = open_store(paths)
     wanted: list[FeastObject] = [*definitions.ENTITIES, *definitions.VIEWS, *definitions.SERVICES]
     names = {thing.name for thing in wanted}

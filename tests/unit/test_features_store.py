@@ -1,0 +1,270 @@
+"""Export, registry, training sets and online reads of a small shop, end to end but for dbt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from feast.types import from_feast_to_pyarrow_type
+
+from core.paths import Paths
+from core.shop import ROOT
+from feature_repo import FeatureError, definitions, store
+
+NIGHT = date(2026, 3, 4)
+SNAPSHOTS = [date(2026, 2, 8), date(2026, 3, 1), NIGHT]
+USERS, ITEMS = 60, 25
+MODELS = ROOT / "dbt_project" / "models" / "features"
+VIEWS = {"user_behaviour_v1": ("u", USERS), "item_stats_v1": ("i", ITEMS)}
+
+
+def columns(view: str) -> list[dict[str, str]]:
+    model = yaml.safe_load((MODELS / f"{view}.yml").read_text())["models"][0]
+    return list(model["columns"])
+
+
+def build_warehouse(path: Path, snapshots: list[date]) -> None:
+    """Feature tables in the columns of the dbt contract, every value random, one in five NULL."""
+    random = np.random.default_rng(7)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(path)) as duck:
+        duck.execute("CREATE SCHEMA IF NOT EXISTS features")
+        for view, (letter, entities) in VIEWS.items():
+            rows = entities * len(snapshots)
+            table = {}
+            for column in columns(view):
+                if column["name"].endswith("_id"):
+                    table[column["name"]] = [f"{letter}{n}" for n in range(entities)] * len(
+                        snapshots
+                    )
+                elif column["name"] == "event_timestamp":
+                    table[column["name"]] = pa.array(
+                        [
+                            store.night_end(day).replace(tzinfo=None)
+                            for day in snapshots
+                            for _ in range(entities)
+                        ],
+                        pa.timestamp("us"),
+                    )
+                elif column["data_type"] == "bigint":
+                    table[column["name"]] = random.integers(-(2**40), 2**40, rows)
+                else:
+                    values = random.normal(size=rows)
+                    table[column["name"]] = pa.array(values, mask=random.random(rows) < 0.2)
+            duck.register("made", pa.table(table))
+            duck.execute(f"CREATE OR REPLACE TABLE features.{view} AS FROM made")
+
+
+def write_embeddings(paths: Paths, changed: datetime) -> None:
+    """Two versions of every item's text; the second holds since `changed`."""
+    random = np.random.default_rng(8)
+    vectors = random.normal(size=(2 * ITEMS, 384)).astype(np.float32)
+    path = paths.features / "item_text_embedding_minilm_v1" / "part.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = {
+        "item_id": [f"i{n}" for n in range(ITEMS)] * 2,
+        "event_timestamp": pa.array(
+            [datetime(2025, 1, 1)] * ITEMS + [changed] * ITEMS, pa.timestamp("us")
+        ),
+        "text_hash": ["old"] * ITEMS + ["new"] * ITEMS,
+        "embedding": pa.array(list(vectors), pa.list_(pa.float32())),
+    }
+    pq.write_table(pa.table(table), path)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paths]:
+    """A shop whose night was exported, applied and brought online."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_VAR", str(tmp_path_factory.mktemp("var")))
+        shop = Paths("tiny")
+        build_warehouse(shop.warehouse, SNAPSHOTS)
+        write_embeddings(shop, changed=datetime(2026, 3, 1, 12))
+        store.export(shop, NIGHT)
+        store.apply("tiny", shop)
+        store.materialize(shop, NIGHT)
+        yield shop
+
+
+def entities(key: str, ids: list[str], at: datetime) -> pa.Table:
+    stamps = pa.array([at] * len(ids), pa.timestamp("us", "UTC"))
+    return pa.table({key: ids, "event_timestamp": stamps})
+
+
+@pytest.mark.parametrize(
+    ("service", "key", "ids"),
+    [
+        ("user_state_v1", "user_id", [f"u{n}" for n in range(USERS)]),
+        ("recommender_v1", "item_id", [f"i{n}" for n in range(ITEMS)]),
+    ],
+)
+def test_offline_equals_online_value_by_value(
+    paths: Paths, service: str, key: str, ids: list[str]
+) -> None:
+    asked = [*reversed(ids), "never seen", ids[3], ids[3]]
+
+    offline = store.training_set(paths, service, entities(key, asked, store.night_end(NIGHT)))
+    online = store.online(paths, service, {key: asked})
+
+    assert online.equals(offline.drop_columns(["event_timestamp"]).combine_chunks())
+    unknown = online.slice(len(ids), 1).drop_columns([key])
+    assert unknown.to_pylist() == [dict.fromkeys(unknown.column_names)]
+    for name in online.column_names:
+        assert online.slice(0, len(ids))[name].null_count < len(ids), f"nothing known of {name}"
+
+
+def test_time_to_live_online(paths: Paths) -> None:
+    """A night's features are served for the two weeks of their TTL, and no moment before."""
+    known = store.night_end(NIGHT)
+    served = [
+        (known - timedelta(seconds=1), False),
+        (known, True),
+        (known + definitions.SNAPSHOT_TTL, True),
+        (known + definitions.SNAPSHOT_TTL + timedelta(seconds=1), False),
+    ]
+    for at, expected in served:
+        row = store.online(paths, "user_state_v1", {"user_id": ["u1"]}, at)
+        assert (row["tenure_days"][0].as_py() is not None) is expected, at
+    year_later = store.online(
+        paths, "recommender_v1", {"item_id": ["i1"]}, known + timedelta(days=365)
+    )
+    assert len(year_later["embedding"][0]) == 384, "a text holds until it changes"
+    assert year_later["price"].null_count == year_later["views_7d"].null_count == 1
+
+
+def test_a_text_version_holds_from_its_own_moment(paths: Paths) -> None:
+    rows = [datetime(2024, 12, 31), datetime(2026, 3, 1, 11, 59), datetime(2026, 3, 1, 12)]
+    asked = pa.table({"item_id": ["i0"] * 3, "event_timestamp": rows})
+    stored = pq.read_table(paths.features / "item_text_embedding_minilm_v1" / "part.parquet")
+
+    found = store.training_set(paths, "recommender_v1", asked)["embedding"].to_pylist()
+
+    assert found == [None, stored["embedding"][0].as_py(), stored["embedding"][ITEMS].as_py()]
+
+
+def test_unknown_service_lists_those_that_are_there(paths: Paths) -> None:
+    with pytest.raises(FeatureError, match=r"'nope'.*there are: recommender_v1, user_state_v1"):
+        store.training_set(paths, "nope", entities("item_id", ["i0"], store.night_end(NIGHT)))
+    with pytest.raises(FeatureError, match="there are: recommender_v1, user_state_v1"):
+        store.online(paths, "nope", {"item_id": ["i0"]})
+
+
+def test_online_wants_the_keys_of_the_service(paths: Paths) -> None:
+    with pytest.raises(FeatureError, match="user_state_v1 wants as many values each of: user_id"):
+        store.online(paths, "user_state_v1", {"item_id": ["i0"]})
+    assert store.online(paths, "user_state_v1", {"user_id": []}).num_rows == 0
+
+
+def test_before_the_first_night_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    new = Paths("new")
+    store_of_new = entities("user_id", ["u0"], store.night_end(NIGHT))
+    with pytest.raises(FeatureError, match="call apply first"):
+        store.training_set(new, "user_state_v1", store_of_new)
+    store.apply("new", new)
+    with pytest.raises(FeatureError, match="call materialize first"):
+        store.online(new, "user_state_v1", {"user_id": ["u0"]})
+
+
+def test_a_night_again_changes_no_byte_and_an_older_one_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    shop = Paths("tiny")
+    build_warehouse(shop.warehouse, SNAPSHOTS)
+    write_embeddings(shop, changed=datetime(2026, 3, 1, 12))
+    file = shop.features / "user_behaviour_v1" / "part.parquet"
+    assert store.export(shop, NIGHT) == {view: 3 * n for view, (_, n) in VIEWS.items()}
+    first = file.read_bytes()
+    store.export(shop, NIGHT)
+    assert file.read_bytes() == first
+
+    store.apply("tiny", shop)
+    store.materialize(shop, NIGHT)
+    store.apply("tiny", shop)
+    newer = store.online(shop, "user_state_v1", {"user_id": ["u0"]})
+    written = store.materialize(shop, SNAPSHOTS[1])
+    older = store.online(shop, "user_state_v1", {"user_id": ["u0"]})
+
+    assert written == {
+        "item_stats_v1": ITEMS,
+        "item_text_embedding_minilm_v1": ITEMS,
+        "user_behaviour_v1": USERS,
+    }
+    asked = entities("user_id", ["u0"], store.night_end(SNAPSHOTS[1]))
+    at_the_time = store.training_set(shop, "user_state_v1", asked)
+    assert older.equals(at_the_time.drop_columns(["event_timestamp"]).combine_chunks())
+    assert not older.equals(newer)
+
+
+def test_a_failed_export_leaves_the_old_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second table is missing: not even the first file may be the new one."""
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    shop = Paths("tiny")
+    build_warehouse(shop.warehouse, SNAPSHOTS[:2])
+    store.export(shop, SNAPSHOTS[1])
+    files = [shop.features / view / "part.parquet" for view in VIEWS]
+    before = [file.read_bytes() for file in files]
+    build_warehouse(shop.warehouse, SNAPSHOTS)
+    with duckdb.connect(str(shop.warehouse)) as duck:
+        duck.execute("DROP TABLE features.item_stats_v1")
+
+    with pytest.raises(duckdb.CatalogException):
+        store.export(shop, NIGHT)
+
+    assert [file.read_bytes() for file in files] == before
+
+
+def test_export_refuses_a_warehouse_of_another_night(paths: Paths) -> None:
+    with pytest.raises(FeatureError, match="ends at 2026-03-05 00:00:00, not with 2026-03-05"):
+        store.export(paths, date(2026, 3, 5))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_columns_of_contract_parquet_and_registry_agree(paths: Paths, view: str) -> None:
+    contract = {
+        column["name"]: {"bigint": "int64", "double": "double", "varchar": "string"}.get(
+            column["data_type"], "timestamp[us]"
+        )
+        for column in columns(view)
+    }
+    parquet = pq.read_schema(paths.features / view / "part.parquet")
+    registered = store.open_store(paths).get_feature_view(view)
+    fields = [*registered.entity_columns, *registered.features]
+
+    assert dict(zip(parquet.names, map(str, parquet.types), strict=True)) == contract
+    assert {f.name: str(from_feast_to_pyarrow_type(f.dtype)) for f in fields} == {
+        name: type_ for name, type_ in contract.items() if name != "event_timestamp"
+    }
+    assert all(field.description for field in registered.features)
+
+
+def test_a_view_that_is_no_longer_defined_leaves_the_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    shop = Paths("tiny")
+    store.apply("tiny", shop)
+    monkeypatch.setattr(definitions, "SERVICES", [definitions.recommender_v1])
+    monkeypatch.setattr(
+        definitions, "VIEWS", [definitions.item_stats_v1, definitions.item_text_embedding_minilm_v1]
+    )
+    store.apply("tiny", shop)
+
+    registered = store.open_store(shop)
+    assert [service.name for service in registered.list_feature_services()] == ["recommender_v1"]
+    assert {view.name for view in registered.list_feature_views()} == {
+        "item_stats_v1",
+        "item_text_embedding_minilm_v1",
+    }
