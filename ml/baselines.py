@@ -25,7 +25,7 @@ def popularity_counts(targets: Events, cutoff_day: int, days: int = POPULAR_DAYS
 
 
 def popularity(targets: Events, cutoff_day: int) -> Scorer:
-    """The same ranking for everyone: what was most often bought lately; all-time counts break ties."""
+    """One ranking for everyone: what was bought most often lately; all-time counts break ties."""
     recent = popularity_counts(targets, cutoff_day)
     ever = popularity_counts(targets, cutoff_day, days=100_000)
     scores = torch.from_numpy((recent + ever / (ever.max(initial=0) + 1)).astype(np.float32))

@@ -1,7 +1,7 @@
 """May the challenger take over? Only if it beats the champion and every plain baseline.
 
-The primary metric is NDCG@10 on the held-out days; every difference is one over the same users, with
-its 95 % interval, so that a reader sees how sure the decision is.
+The primary metric is NDCG@10 on the held-out days; every difference is one over the same users,
+with its 95 % interval, so that a reader sees how sure the decision is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Decision:
 
     @property
     def text(self) -> str:
+        """The decision as one sentence."""
         head = "promoted" if self.promote else "not promoted"
         return head + ": " + "; ".join(self.reasons)
 

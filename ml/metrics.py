@@ -1,7 +1,7 @@
 """How good is a ranking? Recall, NDCG, coverage, each over users with its interval.
 
-A ranking is int64 [users, k] of item numbers, best first (-1 where a model has nothing more to say);
-the truth is a 0/1 matrix of what each user did in the held-out days.
+A ranking is int64 [users, k] of item numbers, best first (-1 where a model has nothing more to
+say); the truth is a 0/1 matrix of what each user did in the held-out days.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def mean_with_interval(values: np.ndarray) -> Estimate:
 def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """The k best columns of float32 scores [n, items], best first, ties by the lower column.
 
-    -inf is never recommended: it gives -1. Each score becomes an integer that orders alike, with the
-    column below it, so that the result is exact whatever order the hardware works in.
+    -inf is never recommended: it gives -1. Each score becomes an integer that orders alike, with
+    the column below it, so that the result is exact whatever order the hardware works in.
     """
     bits = scores.float().contiguous().view(torch.int32).to(torch.int64)
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))

@@ -59,7 +59,7 @@ _log = logging.getLogger(__name__)
 class NightInputs:
     """All that the recommender is given for one night.
 
-    events: user_id, item_id, event_type, event_ts (UTC without zone), of the input and target types.
+    events: user_id, item_id, event_type, event_ts (UTC without zone), of input and target types.
     users: user_id of everybody to score. items: item_id, title, is_catalogued.
     item_features_at_cutoff, item_features_at_night: item_id, embedding (list of float, NULL where
     there was no text yet) and days_since_first_seen (NULL before the item was there); one row per
@@ -101,7 +101,7 @@ class TrainResult:
     reused: bool
     """the same inputs, settings and code were there already"""
     curves: dict[str, list[float]]
-    """steps, loss"""
+    """steps, loss, valid_loss (empty in a shop with too few users to spare any)"""
     plots: dict[str, bytes] = field(default_factory=dict)
     """PNG by name"""
 
@@ -150,7 +150,7 @@ def train(
     log(decision.text)
 
     metrics = pa.concat_tables([*(each.table for each in judged.values()), own.table])
-    curves = {"steps": [float(step) for step in trained.steps], "loss": trained.loss}
+    curves = {name: list(map(float, values)) for name, values in asdict(trained.curves).items()}
     about = card | {
         "version": version,
         "model": MODEL,
@@ -375,7 +375,7 @@ def _known(models: Path, version: str) -> TrainResult:
 
 def _plots(metrics: pa.Table, curves: dict[str, list[float]], version: str) -> dict[str, bytes]:
     return {
-        "loss": loss_curve(curves["steps"], curves["loss"], version),
+        "loss": loss_curve(curves, version),
         "metrics": metric_bars(metrics, version),
     }
 

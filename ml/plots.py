@@ -16,13 +16,17 @@ METRICS = (
 COLOURS = ("#9aa5b1", "#7b8794", "#52606d", "#e0a458", "#2f855a")
 
 
-def loss_curve(steps: list[float], loss: list[float], version: str) -> bytes:
-    """Training loss by optimiser step."""
+def loss_curve(curves: dict[str, list[float]], version: str) -> bytes:
+    """Loss by optimiser step, of the users trained on and of those spared."""
     figure, axes = _figure()
-    axes.plot(steps, loss, color=COLOURS[-1], marker="o", markersize=3)
-    axes.set(
-        xlabel="optimiser step", ylabel="cross-entropy over all items", title=f"{version}: loss"
-    )
+    for name, label, colour in (
+        ("loss", "trained on", COLOURS[-1]),
+        ("valid_loss", "users spared from training", COLOURS[-2]),
+    ):
+        if curves[name]:
+            axes.plot(curves["steps"], curves[name], color=colour, marker="o", ms=3, label=label)
+    axes.set(xlabel="optimiser step", ylabel="cross-entropy over all items", title=version)
+    axes.legend(frameon=False)
     return _png(figure)
 
 

@@ -102,7 +102,7 @@ class Reasons:
         )
 
     def _nearest(self, users: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The user's recent item nearest to each item of the list, and what the user did with it."""
+        """The user's recent item nearest to each item of the list, and what was done with it."""
         recent = self.recent[users]
         learned = np.einsum("nkd,nrd->nkr", self.space[item], self.space[recent])
         if self.is_new[item].any():

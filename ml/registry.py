@@ -1,7 +1,7 @@
 """Versions of models and which of them is the champion: plain folders and one pointer.
 
-    <models>/recommender/<version>/     weights, description, card.json, metrics.parquet; never changed
-    <models>/recommender/champion.json  promotions, one per line, the last one up to a night counts
+    <models>/recommender/<version>/     weights, card.json, metrics.parquet; never changed
+    <models>/recommender/champion.json  promotions; the last one up to a night counts
 
     python -m ml.registry list     --models var/demo/models recommender
     python -m ml.registry rollback --models var/demo/models recommender

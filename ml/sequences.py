@@ -1,7 +1,7 @@
 """Events as arrays: what every recommender and baseline here reads.
 
-Users and items become numbers (their place in the sorted list of ids), time becomes seconds and days
-since 1970, and all events lie in one run ordered by user and time. No row loops.
+Users and items become numbers (their place in the sorted list of ids), time becomes seconds and
+days since 1970, and all events lie in one run ordered by user and time. No row loops.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def distinct_pairs(user: np.ndarray, item: np.ndarray, n_items: int) -> np.ndarr
 
 
 def vectors(table: pa.Table, ids: pa.Array, key: str, column: str) -> np.ndarray:
-    """The list column of `table` aligned to `ids`: float32 [len(ids), d], zeros where there is none.
+    """A list column aligned to `ids`: float32 [len(ids), d], zeros where there is none.
 
     `key` must be unique in the table; a ValueError says so when it is not.
     """

@@ -98,9 +98,10 @@ def embed_changed(
     """Vectors of all versions of all items, and how many texts had to be embedded for it.
 
     `items`: item_id, title, description, category_path, brand, valid_from; one row per version.
-    `previous`: the table returned last time; a vector is taken from there when the hash of its text
-    (which includes the encoder's name) is the same. Returns item_id, event_timestamp (= valid_from),
-    text_hash, embedding; ordered by item and time. Versions that differ only in price share a vector.
+    `previous`: the table returned last time; a vector is taken from there when the hash of its
+    text (which includes the encoder's name) is the same. Returns item_id, event_timestamp
+    (= valid_from), text_hash, embedding; ordered by item and time. Versions that differ only in
+    price share a vector.
     """
     items = items.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
     texts = item_texts(items).to_pylist()

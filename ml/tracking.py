@@ -19,9 +19,9 @@ def record(
     curves: dict[str, list[float]],
     files: dict[str, bytes],
 ) -> str:
-    """Write one finished run and return its id; a run of this name that is there is returned as is.
+    """Write one finished run and return its id; one of this name that is there is returned as is.
 
-    `curves` has `steps` and, by name, one value per step. Nothing is reported to anybody.
+    `curves` has `steps` and, by name, one value per step or none. Nothing is sent to anybody.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read by mlflow when it is imported
     os.environ["DO_NOT_TRACK"] = "true"
@@ -44,7 +44,7 @@ def record(
     points = [
         Metric(key, value, step, step)
         for key, values in curves.items()
-        if key != "steps"
+        if key != "steps" and values
         for step, value in zip(steps, values, strict=True)
     ]
     points += [Metric(key, value, 0, 0) for key, value in metrics.items()]

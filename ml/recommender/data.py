@@ -18,6 +18,7 @@ from ml.sequences import DAY, Events
 
 MAX_TRUTH = 16
 """Truths drawn per moment; a shopper who buys more is drawn from at random."""
+VALID_EVERY = 50
 _KEY_SPAN = 1 << 20  # days since 1970 fit below this: user * span + day orders by user, then day
 
 
@@ -58,7 +59,7 @@ class Examples:
 
 
 def examples(inputs: Events, targets: Events, cutoff_day: int, horizon: int) -> Examples:
-    """Examples from events before `cutoff_day`; later events are dropped here, whoever passes them."""
+    """Examples from events before `cutoff_day`; later ones are dropped, whoever passes them."""
     inputs, targets = inputs.between(None, cutoff_day), targets.between(None, cutoff_day)
     day = inputs.day
     same = inputs.user[1:] == inputs.user[:-1]
@@ -95,8 +96,8 @@ class Moments:
 def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> Moments:
     """One moment for each visited day of each user, where something follows within the horizon.
 
-    The day is drawn from those between this visit and the next one (at most `horizon` before it), so
-    that the network learns what a pause means. Truths not yet in the catalogue are left out.
+    The day is drawn from those between this visit and the next one (at most `horizon` before it),
+    so that the network learns what a pause means. Truths not yet in the catalogue are left out.
     """
     last = np.flatnonzero(data.until >= 0)
     until = data.until[last]
@@ -122,7 +123,7 @@ def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> 
 def windows(
     data: Examples, max_length: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each user's events cut into windows of `max_length`, cut elsewhere each time: start, stop [w]."""
+    """Each user's events in windows of `max_length`, cut elsewhere each time: start, stop [w]."""
     offsets = data.events.offsets
     size = np.diff(offsets)
     shift = rng.integers(0, max_length, len(size))
@@ -136,17 +137,24 @@ def windows(
 
 
 def epoch(
-    data: Examples, facts: ItemFacts, max_length: int, batch_size: int, rng: np.random.Generator
+    data: Examples,
+    facts: ItemFacts,
+    max_length: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    valid: bool = False,
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """All windows with something to learn, once, in random batches of windows of similar length.
 
+    One user in `VALID_EVERY` is never trained on; `valid` gives the windows of those instead.
     Yields the batch, its truths int64 [N, M] and their weights float32 [N, M].
     """
     moments = draw_moments(data, facts, rng)
     start, stop = windows(data, max_length, rng)
     first = np.searchsorted(moments.last, start)
     final = np.searchsorted(moments.last, stop)
-    keep = np.flatnonzero(final > first)
+    spared = data.events.user[start] % VALID_EVERY == VALID_EVERY - 1
+    keep = np.flatnonzero((final > first) & (spared == valid))
     keep = keep[rng.permutation(len(keep))]
     # Sorting within large groups keeps padding low and batches random.
     group = np.arange(len(keep)) // (16 * batch_size)

@@ -1,8 +1,8 @@
 """A trained network on disk, and on another day's catalogue.
 
 Weights are kept with the ids they belong to: the catalogue of the night that is scored has other
-items than the one that was trained on. An item the network has not met has no id vector there and is
-ranked by its text.
+items than the one that was trained on. An item the network has not met has no id vector there and
+is ranked by its text.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Learned:
         """The network over another catalogue (ids in order of number) with that night's facts."""
         if facts.text.shape[1] != self.shape.text_dim:
             raise ModelError(
-                f"the model reads texts of {self.shape.text_dim} numbers, not {facts.text.shape[1]}: "
+                f"the model reads texts of {self.shape.text_dim} numbers, "
+                f"not {facts.text.shape[1]}: "
                 "the text encoder was changed; train before scoring"
             )
         shape = replace(self.shape, n_items=len(items))

@@ -73,7 +73,7 @@ def bucket(value: Tensor, n: int) -> Tensor:
 
 
 class Recommender(nn.Module):
-    """`text` [items, d], `stats` [snapshots, items, s] and `first_day` [items] are given, not learned.
+    """Given, not learned: `text` [items, d], `stats` [snapshots, items, s], `first_day` [items].
 
     `first_day`: the day from whose end on an item can be recommended.
     """

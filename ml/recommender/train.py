@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ class Config:
     """share of items that are known by their text alone in a step"""
     batch_size: int = 128
     """windows of up to `max_length` events"""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     weight_decay: float = 0.05
     warmup: float = 0.1
     """share of the steps in which the learning rate rises"""
@@ -70,14 +71,30 @@ class Trained:
     """A trained network on the CPU, and how it got there."""
 
     model: Recommender
-    steps: list[int]
-    loss: list[float]
-    """mean loss of the steps since the entry before"""
+    curves: Curves
 
 
-def device() -> torch.device:
-    """CUDA when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+@dataclass
+class Curves:
+    """Loss by optimiser step; JSON-able with `asdict`."""
+
+    steps: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    """mean over the steps since the entry before"""
+    valid_loss: list[float] = field(default_factory=list)
+    """of users who are never trained on; empty in a shop too small to have any to spare"""
+
+
+@dataclass
+class Progress:
+    """Where a training stands: all that a resumed run needs besides weights and optimiser."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    """batches of this epoch that are done"""
+    pending: list[float] = field(default_factory=list)
+    """losses since the last entry of the curves"""
 
 
 def train(
@@ -90,74 +107,65 @@ def train(
     """Train on the examples; raises ModelError when there is nothing to learn or it diverges.
 
     With `checkpoint` the state is kept in that file every `checkpoint_every` steps; a file that is
-    there already is resumed from, one of another training (examples or settings) is refused.
+    there already is resumed from, one of other settings is refused.
     """
     config.check()
-    if not len(data.target_key) or not len(data.events.user):
+    per_epoch = sum(1 for _ in _batches(data, facts, config, 0))
+    if not per_epoch:
         raise ModelError(
-            "nothing to learn from: no input or target events before the cutoff; "
+            "nothing to learn from: no target event follows any visit before the cutoff; "
             "check recommender.input_events, target_events and holdout_days in shop.yml"
         )
+    total = min(config.max_steps, config.max_epochs * per_epoch)
     target = device()
     torch.manual_seed(config.seed)
     model = build(data, facts, config).to(target)
-    decayed = [p for p in model.parameters() if p.ndim > 1 and p is not model.prior.weight]
-    plain = [p for p in model.parameters() if not any(p is q for q in decayed)]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=(0.9, 0.98),
-    )
+    optimiser = _optimiser(model, config)
+    now, curves = _restore(checkpoint, model, optimiser, config)
+    log(f"training {total} steps ({per_epoch} an epoch) from step {now.step} on {target}")
 
-    # How long: the same count whether resumed or not, from one look at the first epoch.
-    per_epoch = sum(1 for _ in _epoch(data, facts, config, 0))
-    if not per_epoch:
-        raise ModelError("nothing to learn from: no target event follows any visit")
-    total = min(config.max_steps, config.max_epochs * per_epoch)
-    state = _restore(checkpoint, model, optimiser, config)
-    step, steps, losses, pending = state["step"], state["steps"], state["losses"], state["pending"]
-    log(f"training {total} steps ({per_epoch} an epoch) from step {step} on {target}")
-
-    model.train()
-    number = step // per_epoch
-    while step < total:
-        batches = _epoch(data, facts, config, number)
-        for position, (batch, truth, weight) in enumerate(batches):
-            if number * per_epoch + position < step:
-                continue  # done before the run was killed
-            if step >= total:
-                break
+    while now.step < total:
+        batches = islice(_batches(data, facts, config, now.epoch), now.batch, None)
+        for batch, truth, weight in batches:
             for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _schedule(step, total, config.warmup)
-            torch.manual_seed((config.seed << 32) + step)  # dropout depends on the step alone
+                group["lr"] = config.learning_rate * _schedule(now.step, total, config.warmup)
+            # Dropout depends on the step alone, so that a resumed run draws the same.
+            torch.manual_seed((config.seed << 32) + now.step)
+            model.train()
             with torch.autocast(target.type, torch.bfloat16, enabled=target.type == "cuda"):
                 loss = loss_of(model, batch.to(target), truth.to(target), weight.to(target), config)
-            value = float(loss.detach())
-            if not np.isfinite(value):
+            if not torch.isfinite(loss):
                 raise ModelError(
-                    f"training diverged at step {step}: loss is {value}; lower learning_rate "
-                    f"(now {config.learning_rate}) and look for absurd values in the item statistics"
+                    f"training diverged at step {now.step}: the loss is {loss.item()}; lower "
+                    f"learning_rate (now {config.learning_rate}) or look for NaN in item features"
                 )
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimiser.step()
-            step += 1
-            pending.append(value)
-            if step % config.log_every == 0 or step == total:
-                steps.append(step)
-                losses.append(float(np.mean(pending)))
-                log(f"step {step} of {total}: loss {losses[-1]:.4f}")
-                pending.clear()
-            if checkpoint and step % config.checkpoint_every == 0 and step < total:
-                _save(checkpoint, model, optimiser, config, step, steps, losses, pending)
-        number += 1
+
+            now.step, now.batch = now.step + 1, now.batch + 1
+            now.pending.append(loss.item())
+            if now.step % config.log_every == 0 or now.step == total:
+                curves.steps.append(now.step)
+                curves.loss.append(sum(now.pending) / len(now.pending))
+                curves.valid_loss.extend(_validate(model, data, facts, config))
+                now.pending.clear()
+                log(f"step {now.step} of {total}: loss {curves.loss[-1]:.4f}")
+            if now.step == total:
+                break
+            if checkpoint and now.step % config.checkpoint_every == 0:
+                _save(checkpoint, model, optimiser, config, now, curves)
+        else:
+            now.epoch, now.batch = now.epoch + 1, 0
 
     _forget_unmet(model, data)
-    return Trained(model.eval().cpu(), steps, losses)
+    return Trained(model.eval().cpu(), curves)
+
+
+def device() -> torch.device:
+    """CUDA when there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
@@ -180,7 +188,7 @@ def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
 def loss_of(
     model: Recommender, batch: Batch, truth: torch.Tensor, weight: torch.Tensor, config: Config
 ) -> torch.Tensor:
-    """Cross-entropy of the softmax over all items, averaged over a moment's truths, then moments."""
+    """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments."""
     items = model.item_vectors(config.id_dropout if model.training else 0.0)
     states = model.encode(batch, items)
     total = torch.zeros((), device=truth.device)
@@ -215,12 +223,35 @@ def _cross_entropy(
     return (torch.logsumexp(scores, dim=1) - (chosen * weight).sum(dim=1)).sum()
 
 
-def _epoch(
-    data: Examples, facts: ItemFacts, config: Config, number: int
+def _batches(
+    data: Examples, facts: ItemFacts, config: Config, number: int, valid: bool = False
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """The batches of one epoch: they depend on the seed and the epoch's number alone."""
     rng = np.random.default_rng([config.seed, number])
-    return epoch(data, facts, config.max_length, config.batch_size, rng)
+    return epoch(data, facts, config.max_length, config.batch_size, rng, valid)
+
+
+@torch.no_grad()
+def _validate(model: Recommender, data: Examples, facts: ItemFacts, config: Config) -> list[float]:
+    """The loss on users who are kept out of training, always the same moments; [] without any."""
+    model.eval()
+    at = next(model.parameters()).device
+    losses = [
+        loss_of(model, batch.to(at), truth.to(at), weight.to(at), config).item()
+        for batch, truth, weight in _batches(data, facts, config, 0, valid=True)
+    ]
+    return [sum(losses) / len(losses)] if losses else []
+
+
+def _optimiser(model: Recommender, config: Config) -> torch.optim.Optimizer:
+    """AdamW; biases, norms and the few weights of the prior are not decayed."""
+    free = [p for p in model.parameters() if p.ndim < 2 or p is model.prior.weight]
+    decayed = [p for p in model.parameters() if not any(p is q for q in free)]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
@@ -242,15 +273,16 @@ def _forget_unmet(model: Recommender, data: Examples) -> None:
 
 def _restore(
     path: Path | None, model: Recommender, optimiser: torch.optim.Optimizer, config: Config
-) -> dict:
+) -> tuple[Progress, Curves]:
+    """Put model and optimiser where the checkpoint left them; a fresh start without a file."""
     if path is None or not path.exists():
-        return {"step": 0, "steps": [], "losses": [], "pending": []}
+        return Progress(), Curves()
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != asdict(config):
         raise ModelError(f"{path} is of a training with other settings: delete it to start anew")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    return state
+    return Progress(**state["progress"]), Curves(**state["curves"])
 
 
 def _save(
@@ -258,21 +290,18 @@ def _save(
     model: Recommender,
     optimiser: torch.optim.Optimizer,
     config: Config,
-    step: int,
-    steps: list[int],
-    losses: list[float],
-    pending: list[float],
+    now: Progress,
+    curves: Curves,
 ) -> None:
+    """Write the checkpoint under another name first, so that it is whole or absent."""
     state = {
         "config": asdict(config),
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "step": step,
-        "steps": steps,
-        "losses": losses,
-        "pending": pending,
+        "progress": asdict(now),
+        "curves": asdict(curves),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".next")
+    temporary = path.with_name(path.name + ".next")
     torch.save(state, temporary)
     temporary.replace(path)
