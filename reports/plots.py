@@ -534,19 +534,22 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
         grid = figure.subplots(down, across, sharey=True, squeeze=False).flatten().tolist()
         for axes, metric in zip(grid, metrics, strict=False):
             part = data.filter(pc.equal(data["metric"], metric))
+            users = max((n for n in part["n_users"].to_pylist() if n is not None), default=SMALL)
             for model, value, low, high in zip(
                 *_columns(part, "model", "value", "low", "high"), strict=True
             ):
-                row, colour = models.index(model), colours.get(model, MUTED)
+                row = models.index(model)
+                colour = colours.get(model, MUTED) if users >= SMALL else FAINT
                 if low is not None and high is not None:
                     axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.3)
                 axes.plot([value], [row], "o", color=colour, markersize=5)
-            axes.set_title(metric.replace("_", " "), fontsize=9.5, loc="left")
+            few = "" if users >= SMALL else f" (n {users})"
+            axes.set_title(metric.replace("_", " ") + few, fontsize=9.5, loc="left")
             axes.set_yticks(range(len(models)), [model.replace("_", " ") for model in models])
             axes.set_ylim(len(models) - 0.5, -0.5)
-            axes.set_xlim(left=0)
             axes.margins(x=0.15)
-            axes.xaxis.get_major_locator().set_params(nbins=4)
+            axes.set_xlim(left=0)
+            axes.xaxis.get_major_locator().set_params(nbins=3)
             axes.grid(visible=False, axis="y")
         for axes in grid[len(metrics) :]:
             axes.set_visible(False)

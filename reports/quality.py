@@ -69,6 +69,8 @@ def _fates(source: Source) -> Panel:
 
 def _reasons(source: Source) -> Panel:
     data = queries.reasons(source.connection)
+    rows, worst = queries.set_aside(source.connection)
+    unsaid = f"{count(rows)} rows were set aside; most of those that broke the contract: {worst}."
     return Panel(
         "reasons",
         "Why rows were set aside",
@@ -79,7 +81,7 @@ def _reasons(source: Source) -> Panel:
             [row["table"], row["fate"], row["reason"], count(row["rows"])]
             for row in data.to_pylist()
         ],
-        empty="" if data.num_rows else "No row was set aside for a reason on record.",
+        empty="" if data.num_rows else unsaid if rows else "No row was set aside.",
     )
 
 

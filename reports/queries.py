@@ -439,14 +439,25 @@ def recommendation_coverage(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 
 def recommendation_reasons(connection: duckdb.DuckDBPyConnection) -> pa.Table:
-    """One row per reason given: entries among everyone's first ten."""
+    """One row per kind of reason: entries among everyone's first ten.
+
+    Reasons name items (`because you viewed Blue mug`), so their kind is their first three words,
+    and `it` where the item itself is meant.
+    """
     return _table(
         connection,
         """
-        SELECT coalesce(reason, 'no reason given') AS reason, count(*) AS entries,
-               count(*) / sum(count(*)) OVER () AS share
-        FROM marts.recommendations WHERE rank <= 10
-        GROUP BY ALL ORDER BY entries DESC, reason LIMIT 12
+        WITH spoken AS (
+            SELECT string_split(coalesce(reason, 'no reason given'), ' ') AS words
+            FROM marts.recommendations WHERE rank <= 10
+        ), kinds AS (
+            SELECT array_to_string(words[1:3], ' ') || CASE
+                WHEN list_contains(words[4:5], 'it') THEN ' it'
+                WHEN len(words) > 3 THEN ' ...' ELSE '' END AS reason
+            FROM spoken
+        )
+        SELECT reason, count(*) AS entries, count(*) / sum(count(*)) OVER () AS share
+        FROM kinds GROUP BY reason ORDER BY entries DESC, reason LIMIT 12
         """,
     )
 
@@ -558,6 +569,21 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> pa.Table:
         FROM single ORDER BY rows DESC, "table", fate, reason LIMIT 15
         """,
     )
+
+
+def set_aside(connection: duckdb.DuckDBPyConnection) -> tuple[int, str]:
+    """How many rows were quarantined or excluded, and the most frequent reason of the former."""
+    rows = connection.execute(
+        """
+        SELECT coalesce(sum(TRY_CAST(value AS BIGINT)) FILTER (WHERE section = 'rows' AND
+                   split_part(name, '/', 2) IN ('quarantined', 'excluded')), 0),
+               coalesce(max(value) FILTER (WHERE section = 'input'
+                   AND name = 'worst_quarantine_reason'), 'none')
+        FROM marts.run_manifest
+        WHERE section = 'rows' OR name = 'worst_quarantine_reason'
+        """
+    ).fetchall()
+    return int(rows[0][0]), str(rows[0][1])
 
 
 def published_night(connection: duckdb.DuckDBPyConnection) -> date | None:

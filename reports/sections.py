@@ -500,7 +500,7 @@ def recommendations(source: Source) -> Section:
     if coverage["users_with_list"]:
         lead = (
             f"Lists of up to {coverage['longest_list']} items by {coverage['model_version']}. "
-            f"{queries.decision(connection) or ''}"
+            f"The promotion gate: {queries.decision(connection) or 'no decision on record'}."
         )
 
     def evaluated(data: pa.Table) -> str:
@@ -514,7 +514,8 @@ def recommendations(source: Source) -> Section:
         definition="On the held-out last days, all items ranked. NDCG@k and Recall@k: does what "
         "the user then did stand among the first k, and how high? Coverage: share of the items "
         "that appear in anyone's first k. Bars are 95% intervals over users. A challenger (blue) "
-        "is promoted only if it beats the champion (green) and the baselines (grey).",
+        "is promoted only if it beats the champion (green) and the baselines (grey). Pale: "
+        f"fewer than {SMALL} users.",
         empty="No model was evaluated this night.",
         n=evaluated,
         reading=_best_models,
@@ -524,7 +525,8 @@ def recommendations(source: Source) -> Section:
         plots.recommendation_reasons,
         key="recommendation_reasons",
         title="Why items were recommended",
-        definition="The reason given with each entry, over everyone's first ten.",
+        definition="The reason given with each entry, over everyone's first ten, by its first "
+        "words. “It” is the recommended item itself; dots stand for another one.",
         empty=empty,
         n=lambda data: f"{count(total(data, 'entries'))} entries",
     )

@@ -360,6 +360,26 @@ def test_model_metrics_show_value_and_interval(page: ElementTree.Element) -> Non
     assert "Promoted: better." in words(page)
 
 
+def test_reasons_are_grouped_by_their_kind_not_by_the_items_they_name() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            """
+            CREATE SCHEMA marts;
+            CREATE TABLE marts.recommendations AS SELECT * FROM (VALUES
+                (1, 'because you viewed Blue mug'), (2, 'because you viewed Red mug'),
+                (3, 'because you viewed it'), (4, 'bought before'), (5, NULL),
+                (11, 'beyond the first ten')) r(rank, reason)
+            """
+        )
+        rows = queries.recommendation_reasons(connection).to_pylist()
+    assert [(row["reason"], row["entries"]) for row in rows] == [
+        ("because you viewed ...", 2),
+        ("because you viewed it", 1),
+        ("bought before", 1),
+        ("no reason given", 1),
+    ]
+
+
 def test_who_gets_a_list_equals_a_recount(home: Paths, page: ElementTree.Element) -> None:
     rows = recount(home, "SELECT user_id, item_id FROM marts.recommendations WHERE rank <= 10")
     users, items = {user for user, _ in rows}, {item for _, item in rows}
