@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from audit import results
 from audit.catalogue import GRAIN, STAGES
+from audit.source import literal
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
@@ -157,12 +158,12 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
     """Write every table of the published file; the row count of each."""
     recommendations = paths.recommendations / f"{night.isoformat()}.parquet"
     with connect() as connection:
-        connection.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
-        connection.execute(f"ATTACH '{paths.warehouse}' AS warehouse (READ_ONLY)")
-        connection.execute(f"ATTACH '{file}' AS published; CREATE SCHEMA published.marts")
+        connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
+        connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
+        connection.execute(f"ATTACH {literal(file)} AS published; CREATE SCHEMA published.marts")
         connection.register("manifest", manifest)
         tables = {
-            "recommendations": f"read_parquet('{recommendations}')",
+            "recommendations": f"read_parquet({literal(recommendations)})",
             "run_manifest": "manifest",
         }
         # fct_events may be a view in the warehouse; what is published is always a table
@@ -198,8 +199,9 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
         [name],
     ).fetchall()
     for kind, column, comment in comments:
-        text = comment.replace("'", "''")
-        connection.execute(f"COMMENT ON {kind} published.marts.\"{name}\"{column} IS '{text}'")
+        connection.execute(
+            f'COMMENT ON {kind} published.marts."{name}"{column} IS {literal(comment)}'
+        )
     (count,) = connection.execute(f'SELECT count(*) FROM published.marts."{name}"').fetchall()[0]
     return int(count)
 

@@ -36,13 +36,13 @@ def setup(
     `counts` is, per contract table, the row accounting of ingestion (mapped, landed, ...). Raises
     AuditError when the data of the stage are not there at all.
     """
-    spill = f"SET temp_directory = {_text(paths.home / 'spill')}"
+    spill = f"SET temp_directory = {literal(paths.home / 'spill')}"
     statements = [spill, *_variables(shop, night), *_landing(paths)]
     if stage == "landing":
         return [*statements, *_accounting(paths, counts or {})]
     if not paths.warehouse.exists():
         raise AuditError(f"{paths.warehouse} is missing: build the warehouse before its audit")
-    statements += [f"ATTACH {_text(paths.warehouse)} AS warehouse (READ_ONLY)"]
+    statements += [f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)"]
     statements += _views(paths.warehouse, "warehouse", ("marts", "features"))
     statements += _published(paths)
     if stage == "features":
@@ -53,17 +53,17 @@ def setup(
     return statements
 
 
-def _text(value: object) -> str:
+def literal(value: object) -> str:
     """A SQL string literal."""
     return "'" + str(value).replace("'", "''") + "'"
 
 
 def _variables(shop: Shop, night: date) -> list[str]:
     values = {
-        "night": f"DATE {_text(night)}",
-        "night_end": f"TIMESTAMP {_text(night + timedelta(days=1))}",
-        "start": f"TIMESTAMP {_text(shop.start)}",
-        "currency": _text(shop.currency),
+        "night": f"DATE {literal(night)}",
+        "night_end": f"TIMESTAMP {literal(night + timedelta(days=1))}",
+        "start": f"TIMESTAMP {literal(shop.start)}",
+        "currency": literal(shop.currency),
         "max_quarantine_share": shop.thresholds.max_quarantine_share,
         "max_revenue_drop": shop.thresholds.max_revenue_drop,
         "max_user_drop": shop.thresholds.max_user_drop,
@@ -76,7 +76,7 @@ def _parquet(view: str, folder: Path, pattern: str, options: str = "") -> str:
         raise AuditError(
             f"{folder / pattern} is missing: the step that writes it has to run before its audit"
         )
-    return f"CREATE VIEW {view} AS FROM read_parquet({_text(folder / pattern)}{options})"
+    return f"CREATE VIEW {view} AS FROM read_parquet({literal(folder / pattern)}{options})"
 
 
 def _landing(paths: Paths) -> list[str]:
@@ -89,14 +89,14 @@ def _landing(paths: Paths) -> list[str]:
 def _accounting(paths: Paths, counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Views `quarantine`, `accounting` (empty without counts) and `rows_read` per table."""
     rows = [
-        f"({', '.join([_text(name), *(str(int(table[key])) for key in _COUNTS)])})"
+        f"({', '.join([literal(name), *(str(int(table[key])) for key in _COUNTS)])})"
         for name, table in counts.items()
     ]
     columns = f"table_name, {', '.join(_COUNTS)}"
     empty = f"(SELECT '', {', '.join(['0'] * len(_COUNTS))} WHERE false)"
     values = f"(VALUES {', '.join(rows)})" if rows else empty
     landed = " UNION ALL ".join(
-        f"SELECT {_text(name)} AS table_name, count(*) AS landed FROM landing_{name}"
+        f"SELECT {literal(name)} AS table_name, count(*) AS landed FROM landing_{name}"
         for name in TABLES
     )
     return [
@@ -133,7 +133,7 @@ def _published(paths: Paths) -> list[str]:
             "NULL::TIMESTAMP AS newest_event WHERE false"
         ]
     return [
-        f"ATTACH {_text(paths.marts)} AS last_night (READ_ONLY)",
+        f"ATTACH {literal(paths.marts)} AS last_night (READ_ONLY)",
         "CREATE VIEW published AS SELECT max(night) AS night, "
         "(SELECT count(*) FROM last_night.marts.dim_users) AS users, "
         "(SELECT max(event_ts) FROM last_night.marts.fct_events) AS newest_event "
