@@ -50,8 +50,8 @@ class Rule:
 class Table:
     """One contract table; `key` is unique, `time` says which day a row belongs to.
 
-    A `snapshot` table (the catalogue) is mapped from all of its files whenever one changes; the
-    others re-map only the days that a file touches.
+    In a `snapshot` table (the catalogue) that day is since when a row is true; in the others it is
+    when something happened, and what follows from a day must follow again when it is touched.
     """
 
     name: str
@@ -269,9 +269,14 @@ def page() -> str:
         "# The contract\n",
         "Every shop maps its raw files to these tables, one SELECT per table. A value that does not"
         " cast to its column's\ntype, a required value that is missing and a row that breaks a rule"
-        " are put aside with the reason; nothing is lost\nand the rest goes on. Timestamps are UTC"
-        " without a zone, in microseconds. A row delivered twice counts once: the\nearliest"
-        " timestamp wins, then the first file by name, then the first row.\n",
+        " are put aside with the reason; nothing is lost\nand the rest goes on. Empty text is a"
+        " missing value. Timestamps are UTC without a zone, in microseconds (text with an\noffset"
+        " such as +02:00 is converted). A row delivered twice counts once: the earliest timestamp"
+        " wins, then the first\nfile by name, then the first row. Rows after the night wait for"
+        " their own night.\n",
+        "A SELECT that makes each row from one raw row costs a night only the days that new files"
+        " touch. One that compares\nrows (a join, a group, a window) is allowed and is run over all"
+        " files whenever one changes.\n",
         "This page is written by `python -m ingest.contract` from `ingest/contract.py`.\n",
         *(_section(table) for table in TABLES.values()),
         _section(QUARANTINE),

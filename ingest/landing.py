@@ -3,8 +3,8 @@
 `land` re-maps only the days that new, changed, late or deleted files touch, and its result is the
 same, byte for byte, as if everything were landed at once:
 
-- a day is mapped again from all files that have rows on it, so a SELECT may compare the rows of a
-  day with each other; when it compares across days the files must be one snapshot table's;
+- a day is mapped again from all files that have rows on it. A SELECT that compares rows with each
+  other (a join, a group, a window: DuckDB's plan tells) is mapped from all files instead;
 - of rows with one key the smallest (timestamp, file, row) wins, also across days. A row that loses
   to another day is kept in `landing/_other_days/<table>.parquet`, from where it comes back when
   the winner goes;
@@ -24,7 +24,7 @@ from pathlib import Path
 
 from core.duck import connect
 from core.paths import Paths
-from core.shop import Shop
+from core.shop import Shop, ShopError
 from ingest.contract import TABLES
 from ingest.ledger import Ledger, TableState, changed, current_files, load, save
 from ingest.mapping import mappings
@@ -62,8 +62,8 @@ class Landed:
 def land(shop: Shop, paths: Paths, night: date) -> Landed:
     """Bring the landing of `shop` to `night`; does nothing when nothing has changed.
 
-    Raises ShopError when a SELECT of the shop cannot run or does not return the contract's columns;
-    the landing is then as it was.
+    Raises ShopError when a SELECT of the shop cannot run or does not return the contract's columns,
+    and when all raw files are gone; the landing is then as it was.
     """
     ledger_path = _ledger_path(paths)
     ledger = load(ledger_path)
@@ -71,21 +71,26 @@ def land(shop: Shop, paths: Paths, night: date) -> Landed:
     files = find_files(shop, paths.raw)
     states = current_files(paths.raw, {f for some in files.values() for f in some}, ledger.files)
     changes = changed(states, ledger.files)
+    if ledger.files and not states:
+        raise ShopError(
+            f"{paths.raw} has no raw files any more, but {len(ledger.files)} had landed; bring them"
+            f" back, or delete {paths.landing} to start anew"
+        )
     work = paths.home / "landing.new"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     write_empty_files(paths)
     staged: dict[str, Staged] = {}
     shop_tables = {mapping.table.name: mapping for mapping in mappings(shop)}
-    with connect() as connection:
-        connection.execute(f"SET temp_directory = '{work / 'spill'}'")
-        for name, table in TABLES.items():
-            if name in shop_tables:
+    for name, table in TABLES.items():
+        if name in shop_tables:
+            with connect() as connection:  # one each: what a table took in memory is given back
+                connection.execute(f"SET temp_directory = '{work / 'spill'}'")
                 staged[name] = Staging(
                     connection, paths, work, shop_tables[name], key, night, ledger, files, changes
                 ).run()
-            elif name in ledger.tables:
-                staged[name] = clear(paths, table)
+        elif name in ledger.tables:
+            staged[name] = clear(paths, table)
     new = Ledger(night, states, {name: each.state for name, each in staged.items()})
     _move_into_place(paths, ledger, staged)
     new.worst_reason = (
@@ -98,7 +103,7 @@ def land(shop: Shop, paths: Paths, night: date) -> Landed:
     return Landed(
         tables={name: _counts(new.table(name)) for name in TABLES},
         touched_days=sorted(date.fromisoformat(day) for day in touched),
-        changed=any(each.days for each in staged.values()),
+        changed=any(each.days or each.moves for each in staged.values()),
         files=len(states),
         changed_files=sorted(changes),
         worst_reason=new.worst_reason,

@@ -34,7 +34,10 @@ SELECT number AS event_id, moment AS event_ts, who AS user_id, what AS event_typ
     _file, _row
 FROM raw.log
 """
-GOOD = "number,moment,who,what,sku\n1,2026-01-01 10:00:00,ann@shop,view,mug\n2,2026-01-02,bob,view,cup\n"
+GOOD = """number,moment,who,what,sku
+1,2026-01-01 10:00:00,ann@shop,view,mug
+2,2026-01-02,bob,view,cup
+"""
 
 
 @pytest.fixture
