@@ -85,7 +85,7 @@ def contents(paths: Paths) -> dict[str, bytes]:
 
 
 def all_text(paths: Paths) -> str:
-    """Whatever can be read under `var/` beside the raw files: parquet decoded, the rest as bytes."""
+    """What can be read under `var/` beside the raw files: parquet decoded, the rest as bytes."""
     return "".join(
         str(pq.read_table(file).to_pylist() if file.suffix == ".parquet" else file.read_bytes())
         for file in sorted(paths.home.rglob("*"))
