@@ -1,7 +1,7 @@
 """The marts of Online Retail against a second count that starts from the raw files.
 
 `recount_online_retail.sql` is plain SQL over the two parquet files, written from the shop's README
-and not from its mapping: customers, orders, revenue, repeat rate and each monthly cohort must agree.
+and not from its mapping: customers, orders, revenue, repeat rate and monthly cohorts must agree.
 """
 
 from __future__ import annotations
