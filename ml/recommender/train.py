@@ -30,7 +30,7 @@ class Config:
     seed: int = 0
     max_steps: int = 600
     """optimiser steps; fewer when `max_epochs` are over first"""
-    max_epochs: int = 12
+    max_epochs: int = 8
     max_length: int = 64
     """events read per user"""
     dim: int = 64

@@ -48,7 +48,9 @@ def test_interval_by_hand():
 
 @given(
     st.lists(
-        st.lists(st.sampled_from([-np.inf, -2.5, -0.0, 0.0, 1e-30, 1.0, 3e8]), min_size=5, max_size=5),
+        st.lists(
+            st.sampled_from([-np.inf, -2.5, -0.0, 0.0, 1e-30, 1.0, 3e8]), min_size=5, max_size=5
+        ),
         min_size=1,
         max_size=4,
     ),

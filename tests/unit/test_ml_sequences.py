@@ -34,7 +34,9 @@ def table(rows):
             "user_id": pa.array([f"u{r[0]}" for r in rows]),
             "item_id": pa.array([f"i{r[1]}" for r in rows]),
             "event_type": pa.array([r[2] for r in rows]),
-            "event_ts": pa.array([START + timedelta(seconds=r[3]) for r in rows], pa.timestamp("us")),
+            "event_ts": pa.array(
+                [START + timedelta(seconds=r[3]) for r in rows], pa.timestamp("us")
+            ),
         }
     )
 
