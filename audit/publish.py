@@ -83,21 +83,21 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
 
 
 def content_hash(path: Path) -> dict[str, str]:
-    """A digest per table of schema `marts`: columns, types, comments and rows in their order."""
+    """A digest per published table: columns, types, comments and rows in their order."""
     digests = {}
     with connect(path, read_only=True) as connection:
         for (table,) in connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE schema_name = 'marts' ORDER BY table_name"
+            "SELECT table_name FROM duckdb_tables() ORDER BY table_name"
         ).fetchall():
             columns = connection.execute(
                 "SELECT column_name, data_type, comment FROM duckdb_columns() "
-                "WHERE schema_name = 'marts' AND table_name = $1 ORDER BY column_index",
+                "WHERE table_name = $1 ORDER BY column_index",
                 [table],
             ).fetchall()
             rows = connection.execute(
                 "SELECT count(*), bit_xor(hash(rowid, t)), bit_xor(hash('again', t, rowid)), "
-                "(SELECT comment FROM duckdb_tables() WHERE schema_name = 'marts' "
-                f'AND table_name = $1) FROM marts."{table}" AS t',
+                "(SELECT comment FROM duckdb_tables() WHERE table_name = $1) "
+                f'FROM "{table}" AS t',
                 [table],
             ).fetchall()
             digests[table] = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
@@ -160,7 +160,9 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
     with connect() as connection:
         connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
         connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
-        connection.execute(f"ATTACH {literal(file)} AS published; CREATE SCHEMA published.marts")
+        # no schema of its own: the file's name is the database's, so an analyst who opens it writes
+        # marts.dim_users, which a schema called marts as well would make ambiguous
+        connection.execute(f"ATTACH {literal(file)} AS published")
         connection.register("manifest", manifest)
         tables = {
             "recommendations": f"read_parquet({literal(recommendations)})",
@@ -182,7 +184,7 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
     """Create one published table from `source`, in its order and with its comments."""
     order = ", ".join(_ORDER.get(name) or GRAIN.get(name) or ["ALL"])
     connection.execute(
-        f'CREATE TABLE published.marts."{name}" AS SELECT * FROM {source} ORDER BY {order}'
+        f'CREATE TABLE published."{name}" AS SELECT * FROM {source} ORDER BY {order}'
     )
     comments = connection.execute(
         """
@@ -199,10 +201,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
         [name],
     ).fetchall()
     for kind, column, comment in comments:
-        connection.execute(
-            f'COMMENT ON {kind} published.marts."{name}"{column} IS {literal(comment)}'
-        )
-    (count,) = connection.execute(f'SELECT count(*) FROM published.marts."{name}"').fetchall()[0]
+        connection.execute(f'COMMENT ON {kind} published."{name}"{column} IS {literal(comment)}')
+    (count,) = connection.execute(f'SELECT count(*) FROM published."{name}"').fetchall()[0]
     return int(count)
 
 

@@ -135,7 +135,7 @@ def _published(paths: Paths) -> list[str]:
     return [
         f"ATTACH {literal(paths.marts)} AS last_night (READ_ONLY)",
         "CREATE VIEW published AS SELECT max(night) AS night, "
-        "(SELECT count(*) FROM last_night.marts.dim_users) AS users, "
-        "(SELECT max(event_ts) FROM last_night.marts.fct_events) AS newest_event "
-        "FROM last_night.marts.run_manifest",
+        "(SELECT count(*) FROM last_night.dim_users) AS users, "
+        "(SELECT max(event_ts) FROM last_night.fct_events) AS newest_event "
+        "FROM last_night.run_manifest",
     ]

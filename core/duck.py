@@ -28,18 +28,10 @@ def settings() -> dict[str, str | int]:
 def connect(
     path: Path | None = None, *, read_only: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to a file (or memory), with the session in UTC.
-
-    The file is attached as `shop`: DuckDB names a catalog after its file, and in `marts.duckdb`
-    the name `marts.dim_users` would be ambiguous between that catalog and the schema.
-    """
-    connection = duckdb.connect(":memory:", config=settings())
+    """A connection to a file (or memory), with the session in UTC."""
+    connection = duckdb.connect(str(path or ":memory:"), read_only=read_only, config=settings())
     try:
         connection.execute("SET TimeZone = 'UTC'")
-        if path:
-            quoted = str(path).replace("'", "''")
-            connection.execute(f"ATTACH '{quoted}' AS shop{' (READ_ONLY)' if read_only else ''}")
-            connection.execute("USE shop")
         yield connection
     finally:
         connection.close()

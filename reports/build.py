@@ -110,9 +110,7 @@ def render(shop: Shop, night: date, found: list[Section], csvs: dict[str, bytes]
 def _check_published(connection: duckdb.DuckDBPyConnection, paths: Paths, night: date) -> None:
     there = {
         row[0]
-        for row in connection.execute(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'marts'"
-        ).fetchall()
+        for row in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
     }
     missing = [name for name in TABLES if name not in there]
     if missing:

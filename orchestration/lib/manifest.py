@@ -6,6 +6,7 @@ import json
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from core.duck import connect
 from orchestration.lib.night import Night
 from orchestration.lib.versions import code_fingerprint, git_revision, library_versions
 
@@ -33,8 +34,12 @@ def manifest_rows(night: Night) -> pa.Table:
         ("version", "text_encoder", night.shop.text_encoder, None),
     ]
     rows += [("version", name, value, None) for name, value in library_versions().items()]
+    reasons = quarantine_reasons(night)
     for table, counts in landing["tables"].items():
-        rows += [("rows", f"{table}/{name}", str(value), None) for name, value in counts.items()]
+        rows += [
+            ("rows", f"{table}/{name}", str(value), reasons.get((table, name)))
+            for name, value in counts.items()
+        ]
     rows += [_metric(metric) for metric in model["metrics"]]
     return pa.table(
         {
@@ -49,6 +54,24 @@ def manifest_rows(night: Night) -> pa.Table:
             ),
         }
     )
+
+
+def quarantine_reasons(night: Night) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows set aside by (contract table, quarantined or excluded): {"reasons": {reason: rows}}."""
+    with connect() as connection:
+        found = connection.execute(
+            """
+            SELECT table_name, kind, reason, count(*)
+            FROM read_parquet($files, union_by_name = true)
+            GROUP BY ALL ORDER BY table_name, kind, count(*) DESC, reason
+            """,
+            {"files": f"{night.paths.quarantine}/*/*.parquet"},
+        ).fetchall()
+    reasons: dict[tuple[str, str], dict[str, Any]] = {}
+    for table, kind, reason, rows in found:
+        counted = "quarantined" if kind == "broken" else "excluded"
+        reasons.setdefault((table, counted), {"reasons": {}})["reasons"][reason] = rows
+    return reasons
 
 
 def _metric(metric: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:

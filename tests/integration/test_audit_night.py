@@ -547,7 +547,7 @@ def test_a_published_night_holds_every_mart_and_says_how_it_was_made(paths):
     assert set(published.tables) == {*MARTS, "recommendations", "run_manifest"}
     with connect(paths.marts, read_only=True) as c:
         tables = c.execute(
-            "SELECT schema_name, table_name FROM duckdb_tables() ORDER BY 2"
+            "SELECT database_name, table_name FROM duckdb_tables() ORDER BY 2"
         ).fetchall()
         assert tables == [("marts", name) for name in sorted(published.tables)]
         for name, count in published.tables.items():

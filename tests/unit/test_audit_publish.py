@@ -15,10 +15,10 @@ def _file(folder: Path, name: str, rows: list[tuple[int, str | None]], comment: 
     path = folder / name
     path.unlink(missing_ok=True)
     with duckdb.connect(str(path)) as connection:
-        connection.execute("CREATE SCHEMA marts; CREATE TABLE marts.t (a INTEGER, b VARCHAR)")
-        connection.execute(f"COMMENT ON TABLE marts.t IS '{comment}'")
+        connection.execute("CREATE TABLE t (a INTEGER, b VARCHAR)")
+        connection.execute(f"COMMENT ON TABLE t IS '{comment}'")
         if rows:
-            connection.executemany("INSERT INTO marts.t VALUES (?, ?)", rows)
+            connection.executemany("INSERT INTO t VALUES (?, ?)", rows)
     return path
 
 
@@ -41,5 +41,5 @@ def test_a_changed_comment_or_type_changes_the_digest(tmp_path):
     assert before != content_hash(_file(tmp_path, "b.duckdb", rows, comment="other"))
     widened = _file(tmp_path, "c.duckdb", rows)
     with duckdb.connect(str(widened)) as connection:
-        connection.execute("ALTER TABLE marts.t ALTER a TYPE BIGINT")
+        connection.execute("ALTER TABLE t ALTER a TYPE BIGINT")
     assert before != content_hash(widened)

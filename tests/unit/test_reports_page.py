@@ -28,7 +28,6 @@ from reports.build import Report, ReportError, build
 NIGHT = date(2026, 3, 31)
 
 BASE = """
-CREATE SCHEMA marts;
 CREATE TABLE marts.dim_items AS
     SELECT format('item{:02d}', i) AS item_id, 'Title & <' || i || '>' AS title,
            NULL::VARCHAR AS description, 'root > leaf' AS category_path, 'root' AS category,
@@ -208,10 +207,8 @@ UPDATE marts.fct_sessions SET views = 0, cart_adds = 0, checkouts = 0;
 
 @contextmanager
 def opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The file under a name other than the schema's, as docs/analyst.md recommends."""
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{path}' AS shop")
-        connection.execute("USE shop")
+    """The file as an analyst opens it: DuckDB calls its database `marts`."""
+    with duckdb.connect(str(path)) as connection:
         yield connection
 
 
@@ -516,9 +513,7 @@ def test_an_empty_shop_still_gets_a_page_that_explains_itself(
     paths = Paths("small")
     make_marts(paths.marts)
     with opened(paths.marts) as connection:
-        tables = connection.execute(
-            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'marts'"
-        ).fetchall()
+        tables = connection.execute("SELECT table_name FROM information_schema.tables").fetchall()
         for (table,) in tables:
             keep = "WHERE section != 'version'" if table == "run_manifest" else ""
             connection.execute(f"DELETE FROM marts.{table} {keep}")
