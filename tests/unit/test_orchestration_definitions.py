@@ -119,9 +119,8 @@ def test_sensor_waits_for_the_first_night(tmp_path: Path, monkeypatch: pytest.Mo
 def test_sensor_runs_the_last_night_again_for_a_late_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ingest.landing import land
-
     from ingest.fetch import fetch
+    from ingest.landing import land
 
     monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
     shop, paths, night = load_shop("demo"), Paths("demo"), date(2026, 1, 3)
