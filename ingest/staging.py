@@ -89,7 +89,7 @@ class Staging:
             self._map_touched(self.here if across else set())
         state = replace(self._next_state(), fingerprint=fingerprint)
         rewritten = self.touched | self._settle_duplicates()
-        staged = Staged(state, in_doubt=rewritten | self._days_of_losers())
+        staged = Staged(state, in_doubt=rewritten)
         self._stage_landing(staged, rewritten)
         self._stage_losers(staged)
         self._stage_quarantine(staged)
@@ -271,14 +271,6 @@ class Staging:
                 staged.days.add(day)
                 if file or place.exists():
                     staged.moves[place] = file
-
-    def _days_of_losers(self) -> set[str]:
-        """Days of the losers kept before and after."""
-        query = "SELECT DISTINCT _day::VARCHAR FROM mapped WHERE _state = 'other_day'"
-        losers = losers_part(self.paths, self.table)
-        if losers.exists():
-            query += f" UNION SELECT {self.table.time}::DATE::VARCHAR FROM read_parquet('{losers}')"
-        return {day for (day,) in self.connection.execute(query).fetchall()}
 
     def _stage_losers(self, staged: Staged) -> None:
         columns = (*self.table.columns, *PROVENANCE)
