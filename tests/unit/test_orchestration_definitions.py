@@ -95,7 +95,7 @@ def test_schedule_runs_the_last_finished_day_at_two_in_the_shops_time() -> None:
     assert schedule.cron_schedule == "0 2 * * *"
     assert schedule.execution_timezone == load_shop("demo").time_zone
     tick = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
-    context = build_schedule_context(scheduled_execution_time=tick)
+    context = build_schedule_context(scheduled_execution_time=tick, repository_def=repository)
     requests = schedule.evaluate_tick(context).run_requests
     assert [request.partition_key for request in requests] == ["2026-03-01"]
 
@@ -111,7 +111,9 @@ def test_sensor_waits_for_the_first_night(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
     sensor = defs.get_repository_def().get_sensor_def("demo_late_files")
     with DagsterInstance.ephemeral() as instance:
-        data = sensor.evaluate_tick(build_sensor_context(instance=instance))
+        data = sensor.evaluate_tick(
+            build_sensor_context(instance=instance, repository_def=defs.get_repository_def())
+        )
     assert not data.run_requests
     assert data.skip_message == "no night has run yet"
 
