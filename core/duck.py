@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
 
-def settings() -> dict[str, str | int]:
+def settings() -> dict[str, Any]:
     """DuckDB settings from the environment.
 
     `PERENNIAL_MEMORY` (default 2GB) bounds DuckDB's buffers, beyond which it spills to disk;

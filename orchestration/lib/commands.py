@@ -9,6 +9,7 @@ import time
 import warnings
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from core.paths import Paths, var_folder
 from core.shop import ROOT, Shop, ShopError, load_shop
@@ -97,7 +98,9 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
         ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
         ASSET_PARTITION_RANGE_END_TAG: last.isoformat(),
     }
-    nights = {"partition_key": last.isoformat()} if first == last else {"tags": tags}
+    nights: dict[str, Any] = (
+        {"partition_key": last.isoformat()} if first == last else {"tags": tags}
+    )
     with DagsterInstance.get() as instance:
         result = job.execute_in_process(
             run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights

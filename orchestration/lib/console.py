@@ -71,7 +71,7 @@ def _cause(event: DagsterEvent) -> str:
     return error.message.strip() if error else (event.message or "")
 
 
-@logger(description="Steps and their words, one line each.")
+@logger(None, description="Steps and their words, one line each.")
 def night_console(context: InitLoggerContext) -> logging.Logger:
     """The `console` logger of every job."""
     console = logging.getLogger("perennial.night")
