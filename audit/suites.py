@@ -150,7 +150,8 @@ def _bad_rows(spec: CheckSpec, connection: duckdb.DuckDBPyConnection, table: str
         case EachColumn(keys, bad, type_, like):
             columns = connection.execute(
                 "SELECT column_name FROM duckdb_columns() WHERE table_name = $table "
-                "AND data_type LIKE $type AND column_name LIKE $like ORDER BY column_index",
+                # the view, not the table of the same name in the attached warehouse
+                "AND database_name = current_database() AND data_type LIKE $type AND column_name LIKE $like ORDER BY column_index",
                 {"table": spec.table, "type": type_, "like": like},
             ).fetchall()
             rows = [

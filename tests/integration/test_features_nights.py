@@ -179,7 +179,7 @@ def test_worked_by_hand(shop: Shop) -> None:
         "orders": 1,
         "orders_per_day": 0.25,
         "amount_per_day": 5,  # refunded on Monday, not yet known
-        "refund_share": 0,
+        "refund_ratio": 0,
         "basket_units": 2,
         "price_level": 10,
         "days_between_orders": None,
@@ -202,7 +202,7 @@ def test_worked_by_hand(shop: Shop) -> None:
         "days_between_orders": 6,
         "amount_per_day": 15 / 8,
         "amount_30d": 15,
-        "refund_share": 0.4,
+        "refund_ratio": 0.4,
     }
     assert {name: night[name] for name in expected} == expected
 

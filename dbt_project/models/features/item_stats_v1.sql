@@ -129,7 +129,7 @@ select
     cast(coalesce(stats_to_date.purchases, 0) as bigint) as purchases,
     coalesce(buyer_windows.buyers, 0) as buyers,
     {{ ratio('buyer_windows.repeat_buyers', 'buyer_windows.buyers') }} as repeat_buyer_share,
-    {{ ratio('stats_to_date.refunded_units', 'stats_to_date.units') }} as refund_share,
+    {{ ratio('stats_to_date.refunded_units', 'stats_to_date.units') }} as refund_ratio,
 
     -- among all items of the same snapshot
     rank() over (partition by base.event_timestamp order by coalesce(stat_windows.purchases_30d, 0) desc, coalesce(stat_windows.views_30d, 0) desc) as popularity_rank_30d,

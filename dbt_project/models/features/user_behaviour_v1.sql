@@ -292,7 +292,7 @@ select
     {{ ratio('trade_to_date.items', 'trade_to_date.orders') }} as basket_items,
     {{ ratio('trade_to_date.gross', 'trade_to_date.orders') }} as order_value,
     {{ ratio('trade_to_date.gross', 'trade_to_date.units') }} as price_level,
-    {{ ratio('trade_to_date.refunded', 'trade_to_date.gross') }} as refund_share
+    {{ ratio('trade_to_date.refunded', 'trade_to_date.gross') }} as refund_ratio
 from base
 left join active_days
     on base.user_id = active_days.user_id
