@@ -151,7 +151,8 @@ def _bad_rows(spec: CheckSpec, connection: duckdb.DuckDBPyConnection, table: str
             columns = connection.execute(
                 "SELECT column_name FROM duckdb_columns() WHERE table_name = $table "
                 # the view, not the table of the same name in the attached warehouse
-                "AND database_name = current_database() AND data_type LIKE $type AND column_name LIKE $like ORDER BY column_index",
+                "AND database_name = current_database() AND data_type LIKE $type "
+                "AND column_name LIKE $like ORDER BY column_index",
                 {"table": spec.table, "type": type_, "like": like},
             ).fetchall()
             rows = [
