@@ -47,7 +47,7 @@ backfill: $(READY) ## run a range of nights as one run: SHOP=name FROM=YYYY-MM-D
 	@$(BIN)/python -m orchestration backfill --shop $(SHOP) --from $(FROM) --to $(TO)
 
 rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
-	@$(BIN)/python -m ml.registry rollback --shop $(SHOP) --model $(MODEL)
+	@$(BIN)/python -m ml.registry rollback --models $${PERENNIAL_VAR:-var}/$(SHOP)/models $(MODEL)
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -598,10 +598,11 @@ _RECOMMENDATIONS = [
     _blocking(
         "recommendations.model.one",
         "recommendations",
-        "one model version scored everyone, for this night",
+        "one model version, or popularity for those without a history, scored everyone tonight",
         Rows(
             "SELECT night, model_version, count(*) AS rows, "
-            "count(*) OVER () AS versions FROM {batch} GROUP BY night, model_version "
+            "count(*) FILTER (model_version <> 'popularity') OVER () AS versions "
+            "FROM {batch} GROUP BY night, model_version "
             "QUALIFY versions > 1 OR model_version IS NULL "
             "OR night IS DISTINCT FROM getvariable('night')"
         ),

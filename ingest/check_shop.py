@@ -163,9 +163,7 @@ def _report_columns(
         _warn_of_type(report, mapping, column, types)
 
 
-def _warn_of_type(
-    report: Report, mapping: Mapping, column: Column, types: dict[str, str]
-) -> None:
+def _warn_of_type(report: Report, mapping: Mapping, column: Column, types: dict[str, str]) -> None:
     if column.name.endswith("_id") and types.get(column.name) in ("DOUBLE", "FLOAT"):
         report.warnings.append(
             f"{mapping.name}: {column.name} is a floating-point number, so 17850 becomes '17850.0':"

@@ -200,9 +200,7 @@ def _json(
     if not chosen:
         return [], []
     fields = json.dumps(dict.fromkeys(_declared(entry), "VARCHAR"))
-    made, unreadable = _numbered_tables(
-        connection, _json_reader, "json, no_object", folder, chosen
-    )
+    made, unreadable = _numbered_tables(connection, _json_reader, "json, no_object", folder, chosen)
     parts = []
     for table in made:
         lines = connection.execute(f"SELECT _file, _row FROM ({table}) WHERE no_object").fetchall()

@@ -275,8 +275,7 @@ class Staging:
     def _stage_losers(self, staged: Staged) -> None:
         columns = (*self.table.columns, *PROVENANCE)
         rows = self.connection.sql(
-            f"SELECT {', '.join(self._names())} FROM mapped WHERE _state = 'other_day'"
-            f" ORDER BY ALL"
+            f"SELECT {', '.join(self._names())} FROM mapped WHERE _state = 'other_day' ORDER BY ALL"
         ).to_arrow_table()
         file = self.work / "losers" / f"{self.table.name}.parquet"
         if rows.num_rows:

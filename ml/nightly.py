@@ -366,6 +366,10 @@ def _fingerprint(
 def _known(models: Path, version: str) -> TrainResult:
     """The result of a version that is there."""
     card = registry.card(models, MODEL, version)
+    # a night killed between the two left a version that should have been promoted; one that was
+    # rolled back is on record and stays out
+    if card["promoted"] and version not in {p.version for p in registry.promotions(models, MODEL)}:
+        registry.promote(models, MODEL, version, date.fromisoformat(card["night"]))
     metrics = pq.read_table(registry.folder(models, MODEL, version) / _METRICS)
     plots = _plots(metrics, card["curves"], version)
     return TrainResult(

@@ -17,7 +17,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,11 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class Promotion:
-    """A version became champion on a night."""
+    """A version became champion on a night; one that was rolled back stays on record."""
 
     night: str
     version: str
+    withdrawn: bool = False
 
 
 def folder(models: Path, model: str, version: str) -> Path:
@@ -72,7 +73,7 @@ def add(
 
 
 def promotions(models: Path, model: str) -> list[Promotion]:
-    """All promotions that stand, in the order of their nights."""
+    """All promotions there were, in the order of their nights."""
     path = models / model / POINTER
     if not path.exists():
         return []
@@ -84,10 +85,12 @@ def champion(models: Path, model: str, night: date | None = None) -> str | None:
 
     A night is never served by a model that was promoted on a later one, also when it is run again.
     """
-    known = promotions(models, model)
-    if night is not None:
-        known = [entry for entry in known if entry.night <= night.isoformat()]
-    return known[-1].version if known else None
+    standing = [
+        entry.version
+        for entry in promotions(models, model)
+        if not entry.withdrawn and (night is None or entry.night <= night.isoformat())
+    ]
+    return standing[-1] if standing else None
 
 
 def promote(models: Path, model: str, version: str, night: date) -> None:
@@ -104,11 +107,14 @@ def promote(models: Path, model: str, version: str, night: date) -> None:
 def rollback(models: Path, model: str) -> tuple[str, str]:
     """Undo the latest promotion: returns the version that left and the champion that is back."""
     known = promotions(models, model)
-    if len(known) < 2:
+    standing = [entry for entry in known if not entry.withdrawn]
+    if len(standing) < 2:
         raise ModelError(f"{model} has no earlier champion to go back to")
-    card(models, model, known[-2].version)
-    _write(models / model / POINTER, known[:-1])
-    return known[-1].version, known[-2].version
+    back, gone = standing[-2:]
+    card(models, model, back.version)
+    changed = [replace(entry, withdrawn=True) if entry is gone else entry for entry in known]
+    _write(models / model / POINTER, changed)
+    return gone.version, back.version
 
 
 def _write(path: Path, entries: list[Promotion]) -> None:
@@ -134,6 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.action == "rollback":
             gone, back = rollback(options.models, options.model)
             print(f"{options.model}: {gone} is champion no more, {back} is back")
+            print("The next run of the night makes and publishes its lists.")
             return 0
         now = champion(options.models, options.model)
         for version in versions(options.models, options.model):

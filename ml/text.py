@@ -55,7 +55,9 @@ def embed(texts: list[str], encoder: str = DEFAULT_ENCODER, batch_size: int = 64
         # A local model must not ask a hub for anything; has to be set before the first import.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # our own log says how far it is
     try:
         model = SentenceTransformer(folder)
     except Exception as error:

@@ -5,6 +5,7 @@ mlflow ui --backend-store-uri sqlite:///var/demo/mlflow/mlflow.db
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def record(
     from mlflow.entities import Metric, Param
     from mlflow.tracking import MlflowClient
 
+    # its own lines are about database tables; warnings still come through
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     found = client.get_experiment_by_name(experiment)

@@ -530,7 +530,7 @@ def decision(connection: duckdb.DuckDBPyConnection) -> str | None:
     """What the promotion gate decided this night, in its own words."""
     rows = connection.execute(
         "SELECT json_extract_string(detail, '$.decision') FROM marts.run_manifest "
-        "WHERE section = 'version' AND name = 'recommender'"
+        "WHERE section = 'version' AND name = 'challenger'"
     ).fetchall()
     return rows[0][0] if rows else None
 

@@ -7,6 +7,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from core.duck import connect
+from ml.registry import champion
 from orchestration.lib.night import Night
 from orchestration.lib.versions import code_fingerprint, git_revision, library_versions
 
@@ -19,6 +20,7 @@ def manifest_rows(night: Night) -> pa.Table:
     import pyarrow as pa
 
     landing, model = night.recall("landing"), night.recall("recommender")
+    lists = night.recall("recommendations")
     rows: list[tuple[str, str, str, dict[str, Any] | None]] = [
         ("setting", "shop", night.shop.name, None),
         ("setting", "title", night.shop.title, None),
@@ -29,7 +31,8 @@ def manifest_rows(night: Night) -> pa.Table:
         ("input", "worst_quarantine_reason", landing["worst_reason"] or "none", None),
         ("version", "git", git_revision(), None),
         ("version", "code", code_fingerprint(night.shop.name), None),
-        ("version", "recommender", model["model_version"], {"decision": model["decision"]}),
+        ("version", "recommender", lists["model_version"], None),
+        ("version", "challenger", model["model_version"], {"decision": model["decision"]}),
         ("version", "feature_service", model["feature_service"], None),
         ("version", "text_encoder", night.shop.text_encoder, None),
     ]
@@ -87,6 +90,7 @@ def remember_published(night: Night) -> None:
         "night": night.night.isoformat(),
         "code": code_fingerprint(night.shop.name),
         "inputs": night.recall("landing")["fingerprint"],
+        "champion": champion(night.paths.models, "recommender", night.night),
     }
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content))
@@ -105,4 +109,6 @@ def is_published(night: Night) -> bool:
     published = json.loads(path.read_text())
     same_night = date.fromisoformat(published["night"]) == night.night
     same_code = published["code"] == code_fingerprint(night.shop.name)
-    return same_night and same_code and not changed_files(night.shop, night.paths)
+    # after a rollback the lists have to be made again
+    same_model = published["champion"] == champion(night.paths.models, "recommender", night.night)
+    return same_night and same_code and same_model and not changed_files(night.shop, night.paths)

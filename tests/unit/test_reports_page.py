@@ -174,7 +174,7 @@ CREATE TABLE marts.run_manifest AS
     SELECT DATE '2026-03-31' AS night, section, name, value, passed, detail FROM (VALUES
         ('input', 'files', '12', NULL, NULL),
         ('version', 'git', 'abc1234', NULL, NULL),
-        ('version', 'recommender', 'recommender-3', NULL, '{"decision": "Promoted: better."}'),
+        ('version', 'challenger', 'recommender-3', NULL, '{"decision": "Promoted: better."}'),
         ('rows', 'events/mapped', '1234567', NULL, NULL),
         ('rows', 'events/landed', '1234000', NULL, NULL),
         ('rows', 'events/deduplicated', '500', NULL, NULL),

@@ -33,7 +33,6 @@ def _recommender(shop: Shop) -> AssetsDefinition:
     def recommender(context: AssetExecutionContext) -> MaterializeResult[Any]:
         from feature_repo.store import apply
         from ml.nightly import train
-
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
         from orchestration.lib.versions import git_revision
 
@@ -93,8 +92,8 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
     def recommendations(context: AssetExecutionContext) -> MaterializeResult[Any]:
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from ml.nightly import score
 
+        from ml.nightly import score
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
 
         night = tonight(context, shop)
@@ -108,7 +107,15 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         pq.write_table(lists, temporary)
         temporary.replace(path)
         users = len(lists["user_id"].unique())
+        scored_by = sorted(lists["model_version"].unique().to_pylist())
+        night.record("recommendations", {"model_version": ", ".join(scored_by)})
         context.log.info(f"{lists.num_rows:,} recommendations for {users:,} shoppers")
-        return MaterializeResult(metadata={"dagster/row_count": lists.num_rows, "users": users})
+        return MaterializeResult(
+            metadata={
+                "dagster/row_count": lists.num_rows,
+                "users": users,
+                "model_version": ", ".join(scored_by),
+            }
+        )
 
     return recommendations
