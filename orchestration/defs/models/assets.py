@@ -53,7 +53,6 @@ def _recommender(shop: Shop) -> AssetsDefinition:
             seed=SEED,
             log=context.log.info,
         )
-        context.log.info(result.decision)
         metrics = result.metrics.to_pylist()
         night.record(
             "recommender",

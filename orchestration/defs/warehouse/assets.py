@@ -13,6 +13,7 @@ from dagster_dbt import (
 
 from core.shop import Shop
 from orchestration.lib import dbt
+from orchestration.lib.ahead import load_ahead
 from orchestration.lib.keys import OWNERS, key, step
 from orchestration.lib.night import tonight
 
@@ -65,6 +66,7 @@ def assets(shop: Shop) -> list[AssetsDefinition]:
             dbt_executable=str(dbt.EXECUTABLE),
         )
         target = night.paths.home / "dbt"
+        load_ahead()  # dbt works in a process of its own, and this one would only wait
         with dbt.quiet(context.log.info):
             yield from cli.cli(command, context=context, target_path=target).stream()
         dbt.remember_build(night, landed)
