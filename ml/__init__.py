@@ -7,3 +7,7 @@ functions over Arrow, NumPy and torch: nothing here knows of the orchestrator or
 
 class ModelError(RuntimeError):
     """A model that cannot be trained or used as asked; the message says what to do."""
+
+
+class TooLittleHistory(ModelError):
+    """There is nothing to learn from yet, as in the first nights of a shop."""

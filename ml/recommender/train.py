@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ml import ModelError
+from ml import ModelError, TooLittleHistory
 from ml.recommender.data import Examples, ItemFacts, epoch
 from ml.recommender.model import Batch, Recommender, Shape
 
@@ -112,7 +112,7 @@ def train(
     config.check()
     per_epoch = sum(1 for _ in _batches(data, facts, config, 0))
     if not per_epoch:
-        raise ModelError(
+        raise TooLittleHistory(
             "nothing to learn from: no target event follows any visit before the cutoff; "
             "check recommender.input_events, target_events and holdout_days in shop.yml"
         )

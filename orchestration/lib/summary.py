@@ -66,5 +66,7 @@ def _model(marts: duckdb.DuckDBPyConnection) -> str:
         (m for m in metrics if m["metric"] == "ndcg" and m["k"] == 10),
         key=lambda metric: -metric["value"],
     )
+    if not shown:
+        return "  model      none yet: the lists hold what is popular now"
     values = ", ".join(f"{m['model']} {m['value']:.4f}" for m in shown)
     return f"  model      NDCG@10 on the held-out days: {values}"

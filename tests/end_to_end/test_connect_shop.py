@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -49,18 +50,34 @@ def test_check_shop_finds_the_row_that_the_page_promises(clone: Path) -> None:
     assert "many" in done.stdout
 
 
-def test_the_broken_row_blocks_the_night_and_a_mended_one_is_published(clone: Path) -> None:
+def test_the_broken_row_is_kept_apart_and_the_rest_is_published(clone: Path) -> None:
     run = ("orchestration", "run", "--shop", "corner", "--data", "raw", "--night", "2026-03-01")
-    blocked = _python(clone, *run)
-    assert blocked.returncode == 1
-    assert "quantity_not_bigint" in blocked.stdout
-    assert not (clone / "var" / "corner" / "marts.duckdb").exists()
-    sales = clone / "raw" / "sales" / "2026-03-01.csv"
-    sales.write_text(sales.read_text().replace(",many,", ",1,"))
     done = _python(clone, *run)
     assert done.returncode == 0, done.stdout
+    assert "1 quarantined" in done.stdout and "1 excluded" in done.stdout
+    assert "none yet: the lists hold what is popular now" in done.stdout
     with duckdb.connect(str(clone / "var" / "corner" / "marts.duckdb"), read_only=True) as marts:
         orders = marts.execute(
             "SELECT order_id, net_revenue::DOUBLE, user_id IS NULL FROM marts.fct_orders ORDER BY 1"
         ).fetchall()
-    assert orders == [("A1", 9.0, False), ("A2", 4.5, True), ("A4", 9.0, False)]
+        detail = marts.execute(
+            "SELECT detail FROM marts.run_manifest WHERE name = 'events/quarantined'"
+        ).fetchall()
+        lists = marts.execute("SELECT DISTINCT reason FROM marts.recommendations").fetchall()
+    assert orders == [("A1", 9.0, False), ("A2", 4.5, True)]
+    assert json.loads(detail[0][0]) == {"reasons": {"quantity_not_bigint": 1}}
+    assert lists == [("popular now",)]
+
+
+def test_a_mended_file_mends_the_night(clone: Path) -> None:
+    sales = clone / "raw" / "sales" / "2026-03-01.csv"
+    sales.write_text(sales.read_text().replace(",many,", ",1,"))
+    run = ("orchestration", "run", "--shop", "corner", "--data", "raw", "--night", "2026-03-01")
+    done = _python(clone, *run)
+    assert done.returncode == 0, done.stdout
+    assert "0 quarantined" in done.stdout
+    with duckdb.connect(str(clone / "var" / "corner" / "marts.duckdb"), read_only=True) as marts:
+        orders = marts.execute(
+            "SELECT order_id, net_revenue::DOUBLE FROM marts.fct_orders ORDER BY 1"
+        ).fetchall()
+    assert orders == [("A1", 9.0), ("A2", 4.5), ("A4", 9.0)]

@@ -2,11 +2,18 @@
 
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    Failure,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
 
 from core.shop import Shop
 from orchestration.lib.keys import OWNERS, feature_keys, key, step
-from orchestration.lib.night import tonight
+from orchestration.lib.night import Night, tonight
 from orchestration.lib.plots import picture
 
 SEED = 20
@@ -32,6 +39,7 @@ def _recommender(shop: Shop) -> AssetsDefinition:
     )
     def recommender(context: AssetExecutionContext) -> MaterializeResult[Any]:
         from feature_repo.store import apply
+        from ml import ModelError, TooLittleHistory
         from ml.nightly import train
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
         from orchestration.lib.versions import git_revision
@@ -45,14 +53,19 @@ def _recommender(shop: Shop) -> AssetsDefinition:
             "git_revision": git_revision(),
             "text_encoder": shop.text_encoder,
         }
-        result = train(
-            night_inputs(night),
-            models=night.paths.models,
-            mlflow=night.paths.mlflow,
-            card=card,
-            seed=SEED,
-            log=context.log.info,
-        )
+        try:
+            result = train(
+                night_inputs(night),
+                models=night.paths.models,
+                mlflow=night.paths.mlflow,
+                card=card,
+                seed=SEED,
+                log=context.log.info,
+            )
+        except TooLittleHistory as error:
+            return _no_model_yet(context, night, error)
+        except ModelError as error:
+            raise Failure(str(error), allow_retries=False) from error
         metrics = result.metrics.to_pylist()
         night.record(
             "recommender",
@@ -78,6 +91,25 @@ def _recommender(shop: Shop) -> AssetsDefinition:
     return recommender
 
 
+def _no_model_yet(
+    context: AssetExecutionContext, night: Night, error: Exception
+) -> MaterializeResult[Any]:
+    """A shop's first nights have nothing to learn from; its marts are published all the same."""
+    decision = f"no new model: {error}"
+    context.log.warning(decision)
+    night.record(
+        "recommender",
+        {
+            "metrics": [],
+            "decision": decision,
+            "promoted": False,
+            "model_version": "none",
+            "feature_service": "none",
+        },
+    )
+    return MaterializeResult(metadata={"decision": decision, "promoted": False})
+
+
 def _recommendations(shop: Shop) -> AssetsDefinition:
     @asset(
         key=key(shop, "models", "recommendations"),
@@ -92,13 +124,17 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        from ml import ModelError
         from ml.nightly import score
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
 
         night = tonight(context, shop)
-        lists = score(
-            night_inputs(night), models=night.paths.models, feature_service=RECOMMENDER_SERVICE
-        )
+        try:
+            lists = score(
+                night_inputs(night), models=night.paths.models, feature_service=RECOMMENDER_SERVICE
+            )
+        except ModelError as error:
+            raise Failure(str(error), allow_retries=False) from error
         lists = lists.add_column(0, "night", pa.array([night.night] * lists.num_rows, pa.date32()))
         path = night.paths.recommendations / f"{night.night}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""What the benchmarks share: one night in a process of its own, and the page of results."""

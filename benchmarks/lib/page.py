@@ -1,0 +1,55 @@
+"""A page of results: what was asked, tables, the machine and the command that made them."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import shlex
+import sys
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+from core.shop import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def quiet() -> None:
+    """Keep the warnings of libraries, and DuckDB's pages about leaks at the end, off the screen."""
+    warnings.simplefilter("ignore")
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A markdown table; the first column is words, the others are figures."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
+
+
+def publish(title: str, parts: list[str], libraries: list[str], write: bool) -> None:
+    """Print the page and, with `write`, keep it as `results/<name of the command>.md`."""
+    page = "\n\n".join([f"# {title}", *parts, _made_by(libraries)]) + "\n"
+    print(page, flush=True)
+    if write:
+        path = RESULTS / f"{Path(sys.argv[0]).stem}.md"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(page)
+        print(f"written to {path.relative_to(ROOT)}")
+
+
+def _made_by(libraries: list[str]) -> str:
+    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
+    command = shlex.join(["python", str(script), *sys.argv[1:]])
+    memory = round(psutil.virtual_memory().total / 2**30)
+    machine = [
+        f"{os.cpu_count()} cores",
+        f"{memory} GB memory",
+        f"{platform.system()} {platform.machine()}",
+        f"Python {platform.python_version()}",
+        *(f"{name} {version(name)}" for name in libraries),
+    ]
+    return f"{', '.join(machine)}:\n\n    {command}"
