@@ -23,7 +23,6 @@ from core.duck import connect
 from core.paths import Paths
 from core.shop import load_shop
 from ml import registry
-from ml.nightly import MODEL
 
 COLUMNS = {
     "NDCG@10": ("ndcg", 10),
@@ -44,7 +43,7 @@ def published(shop: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         ).fetchall()
     metrics = [json.loads(detail) for section, _, detail in found if section == "model"]
     version = next(value for section, value, _ in found if section == "version")
-    return metrics, registry.card(Paths(shop).models, MODEL, version)
+    return metrics, registry.card(Paths(shop).models, "recommender", version)
 
 
 def quality(metrics: list[dict[str, Any]]) -> str:

@@ -1,0 +1,45 @@
+"""The benchmarks may only time answers that are right, so they must tell right from wrong."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from benchmarks.lib.night import Took
+from benchmarks.night import compare
+from benchmarks.point_in_time import FEATURES, History, joins, verdict
+
+ANSWER = pa.table({"row": [0, 1, 2], **{name: [0.5, None, 1.5] for name in FEATURES}})
+
+
+def test_an_answer_may_come_in_any_order() -> None:
+    assert verdict(ANSWER, ANSWER.take([2, 0, 1])) == "all 3 equal"
+
+
+def test_a_lost_a_repeated_and_a_changed_row_are_told() -> None:
+    changed = ANSWER.set_column(1, FEATURES[0], pa.array([0.5, 0.0, 1.5]))
+    assert verdict(ANSWER, ANSWER.slice(1)).startswith("1 rows lost or different, 0")
+    assert verdict(ANSWER, ANSWER.take([0, 1, 2, 2])).startswith("0 rows lost or different, 1")
+    assert verdict(ANSWER, changed).startswith("1 rows lost or different, 1")
+
+
+@pytest.mark.parametrize("ttl", [timedelta(), timedelta(days=14)], ids=["no ttl", "ttl"])
+def test_our_store_feasts_store_and_sql_by_hand_agree(tmp_path: Path, ttl: timedelta) -> None:
+    page = joins(tmp_path / "joins", History(40, 10, ttl), 500, 1)
+    assert page.count("all 500 equal") == 2
+
+
+def test_a_night_with_nothing_to_do_has_no_steps() -> None:
+    page = compare(
+        {
+            "first": (Took(20.0, 2**30, {"landing": 5.0, "report": 3.0}), 1_000),
+            "again": (Took(1.5, 2**27, {}), 0),
+        }
+    ).splitlines()
+    assert page[2:4] == ["| landing | 5.0 | - |", "| report | 3.0 | - |"]
+    assert "| starting, between the steps, ending | 12.0 | 1.5 |" in page
+    assert "| peak memory, MB | 1,024 | 128 |" in page
+    assert "| new raw rows a second | 50 | 0 |" in page
