@@ -34,16 +34,17 @@ COLUMNS = {
 }
 
 
-def published(shop: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The night's metrics (model, metric, k, value, low, high, n_users), and the model's card."""
+def published(shop: str) -> tuple[list[dict[str, Any]], str, str]:
+    """The night's metrics (model, metric, k, value, low, high, n_users), version and decision."""
     with connect(Paths(shop).marts, read_only=True) as marts:
-        found = marts.execute(
-            "SELECT section, value, detail FROM marts.run_manifest WHERE section = 'model' "
-            "OR (section, name) = ('version', 'challenger') ORDER BY name"
+        metrics = marts.execute(
+            "SELECT detail FROM marts.run_manifest WHERE section = 'model' ORDER BY name"
         ).fetchall()
-    metrics = [json.loads(detail) for section, _, detail in found if section == "model"]
-    version = next(value for section, value, _ in found if section == "version")
-    return metrics, registry.card(Paths(shop).models, "recommender", version)
+        version, decision = marts.execute(
+            "SELECT value, detail FROM marts.run_manifest "
+            "WHERE section = 'version' AND name = 'challenger'"
+        ).fetchall()[0]
+    return [json.loads(metric) for (metric,) in metrics], version, json.loads(decision)["decision"]
 
 
 def quality(metrics: list[dict[str, Any]]) -> str:
@@ -75,16 +76,20 @@ def section(shop: str, scale: str, data: Path | None) -> str | None:
     folder = None if about.simulated else real_data(shop, data)
     if not about.simulated and folder is None:
         return None
-    took = run_night(shop, None, *(["--data", str(folder)] if folder else ["--scale", scale]))
-    metrics, card = published(shop)
+    run_night(shop, None, *(["--data", str(folder)] if folder else ["--scale", scale]))
+    metrics, version, decision = published(shop)
+    title = f"## {about.title}{'' if folder else f', scale {scale}'}"
+    if not metrics:
+        return f"{title}\n\n{decision}"
+    card = registry.card(Paths(shop).models, "recommender", version)
     new = next((each["n_users"] for each in metrics if each["metric"] == "new_item_recall"), 0)
     return (
-        f"## {about.title}{'' if folder else f', scale {scale}'}\n\n"
+        f"{title}\n\n"
         f"Night {card['night']}: learned from {card['data_from']} to {card['data_until']}, held "
         f"against the {card['held_out_days']} days after it; {card['held_out_users']:,} users with "
         f"something to foresee, {new:,} of them in new items. Seed {card['seed']}, "
-        f"{card['config']['max_steps']} steps at most; the whole night took {took.seconds:.0f} s."
-        f"\n\n{quality(metrics)}\n\n{card['decision']}"
+        f"{card['config']['max_steps']} steps at most.\n\n"
+        f"{quality(metrics)}\n\n{decision}"
     )
 
 

@@ -16,6 +16,8 @@ import psutil
 from core.shop import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
+BUSY = os.getloadavg()[0]
+"""What else ran when the benchmark started: one for each core that was taken."""
 
 
 def quiet() -> None:
@@ -52,4 +54,4 @@ def _made_by(libraries: list[str]) -> str:
         f"Python {platform.python_version()}",
         *(f"{name} {version(name)}" for name in libraries),
     ]
-    return f"{', '.join(machine)}:\n\n    {command}"
+    return f"{', '.join(machine)}; load before the start {BUSY:.1f}:\n\n    {command}"
