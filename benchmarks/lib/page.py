@@ -22,7 +22,7 @@ BUSY = os.getloadavg()[0]
 
 def quiet() -> None:
     """Keep the warnings of libraries, and DuckDB's pages about leaks at the end, off the screen."""
-    warnings.simplefilter("ignore")
+    warnings.showwarning = lambda *_, **__: None  # Feast puts its own filters before ours
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 

@@ -150,7 +150,7 @@ def test_readers_see_only_whole_nights(copied: Place) -> None:
             "-c",
             textwrap.dedent(
                 f"""
-                import duckdb, pathlib
+                import duckdb, pathlib, time
                 seen = 0
                 while not pathlib.Path({str(marts)!r} + ".stop").exists():
                     with duckdb.connect({str(marts)!r}, read_only=True) as marts:
@@ -161,6 +161,7 @@ def test_readers_see_only_whole_nights(copied: Place) -> None:
                         ).fetchall()[0]
                         assert nights[0] == nights[1] and nights[2] > 0, nights
                         seen += 1
+                    time.sleep(0.05)
                 print(seen)
                 """
             ),
