@@ -126,16 +126,12 @@ def _views(file: Path, name: str, schemas: tuple[str, ...]) -> list[str]:
 
 
 def _published(paths: Paths) -> list[str]:
-    """The view `published` (night, users, newest_event): one row, or none on the first night."""
+    """The view `published` (night, users): one row, or none on the first night."""
     if not paths.marts.exists():
-        return [
-            "CREATE VIEW published AS SELECT NULL::DATE AS night, 0 AS users, "
-            "NULL::TIMESTAMP AS newest_event WHERE false"
-        ]
+        return ["CREATE VIEW published AS SELECT NULL::DATE AS night, 0 AS users WHERE false"]
     return [
         f"ATTACH {literal(paths.marts)} AS last_night (READ_ONLY)",
         "CREATE VIEW published AS SELECT max(night) AS night, "
-        "(SELECT count(*) FROM last_night.dim_users) AS users, "
-        "(SELECT max(event_ts) FROM last_night.fct_events) AS newest_event "
+        "(SELECT count(*) FROM last_night.dim_users) AS users "
         "FROM last_night.run_manifest",
     ]
