@@ -191,3 +191,22 @@ def test_asking_wrongly_is_answered_plainly(tmp_path: Path) -> None:
     no_folder = place("run", "--shop", "demo", "--data", str(tmp_path / "missing"))
     assert no_folder.code == 2
     assert "is not a folder" in no_folder.out
+
+
+def test_dagster_has_the_rows_of_every_table(
+    demo_night: tuple[Place, Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster import AssetKey, DagsterInstance
+
+    place, _ = demo_night
+    monkeypatch.setenv("DAGSTER_HOME", str(place.var / "dagster"))
+    with DagsterInstance.get() as instance:
+        for layer, table in (
+            ("marts", "fct_orders"),
+            ("landing", "events"),
+            ("features", "item_stats_v1"),
+        ):
+            event = instance.get_latest_materialization_event(AssetKey(["demo", layer, table]))
+            assert event is not None and event.asset_materialization is not None
+            rows = event.asset_materialization.metadata["dagster/row_count"].value
+            assert isinstance(rows, int) and rows > 100

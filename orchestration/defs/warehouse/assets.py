@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dagster import AssetExecutionContext, AssetKey, AssetsDefinition
+from dagster import AssetExecutionContext, AssetKey, AssetsDefinition, Output
 from dagster_dbt import (
     DagsterDbtTranslator,
     DagsterDbtTranslatorSettings,
@@ -11,11 +11,12 @@ from dagster_dbt import (
     dbt_assets,
 )
 
+from core.duck import connect
 from core.shop import Shop
 from orchestration.lib import dbt
 from orchestration.lib.ahead import load_ahead
 from orchestration.lib.keys import OWNERS, key, step
-from orchestration.lib.night import tonight
+from orchestration.lib.night import Night, tonight
 
 
 class _Translator(DagsterDbtTranslator):
@@ -34,6 +35,21 @@ class _Translator(DagsterDbtTranslator):
 
     def get_owners(self, dbt_resource_props: Mapping[str, Any]) -> list[str]:
         return OWNERS
+
+
+def _with_row_counts(
+    context: AssetExecutionContext, night: Night, events: list[Any]
+) -> Iterator[Any]:
+    """dbt's events, each built table with its rows beside the seconds that dbt tells."""
+    with connect(night.paths.warehouse, read_only=True) as warehouse:
+        for event in events:
+            if not isinstance(event, Output):
+                yield event
+                continue
+            _, schema, model = context.asset_key_for_output(event.output_name).path
+            counted = warehouse.execute(f'SELECT count(*) FROM {schema}."{model}"').fetchall()
+            rows = {"dagster/row_count": counted[0][0]}
+            yield event.with_metadata({**event.metadata, **rows})
 
 
 def assets(shop: Shop) -> list[AssetsDefinition]:
@@ -67,8 +83,15 @@ def assets(shop: Shop) -> list[AssetsDefinition]:
         )
         target = night.paths.home / "dbt"
         load_ahead()  # dbt works in a process of its own, and this one would only wait
-        with dbt.quiet(context.log.info):
-            yield from cli.cli(command, context=context, target_path=target).stream()
+        events: list[Any] = []
+        try:
+            with dbt.quiet(context.log.info):
+                events.extend(cli.cli(command, context=context, target_path=target).stream())
+        except Exception:
+            yield from events
+            raise
+        # told when dbt has ended and let go of the warehouse, so that the rows can be counted
+        yield from _with_row_counts(context, night, events)
         dbt.remember_build(night, landed)
 
     return [warehouse]
