@@ -142,14 +142,20 @@ def train(
     trained = fit(data, facts, config, checkpoint, log)
 
     before = registry.champion(models, MODEL, inputs.night)
+    learned = Learned.of(trained.model, data, inputs.input_events, scale)
     held = _held_out(inputs, events, facts)
-    judged = _judge(inputs, events, facts, held, models, before)
-    own = evaluate(CHALLENGER, scorer(trained.model, data, facts, inputs.cutoff), held)
-    rivals = {name: each.ndcg for name, each in judged.items()}
-    decision = decide(own.ndcg, rivals)
+    judged = _judge(inputs, events, held, models, learned, before, _facts_then)
+    own = judged.pop(CHALLENGER)
+    decision = decide(own.ndcg, {name: each.ndcg for name, each in judged.items()})
     log(decision.text)
 
-    metrics = pa.concat_tables([*(each.table for each in judged.values()), own.table])
+    with_new = _facts_with_new_items(inputs, events, scale)
+    held_new = _held_out(inputs, events, with_new)
+    on_new = _judge(inputs, events, held_new, models, learned, before, _facts_with_new_items)
+    metrics = pa.concat_tables(
+        [_rows(each.table, new_items=False) for each in (*judged.values(), own)]
+        + [_rows(each.table, new_items=True) for each in on_new.values()]
+    )
     curves = {name: list(map(float, values)) for name, values in asdict(trained.curves).items()}
     about = card | {
         "version": version,
@@ -171,7 +177,6 @@ def train(
         "curves": curves,
     }
     plots = _plots(metrics, curves, version)
-    learned = Learned.of(trained.model, data, inputs.input_events, scale)
 
     def write(folder: Path) -> None:
         learned.save(folder)
@@ -317,30 +322,62 @@ def _held_out(inputs: NightInputs, events: Events, facts: ItemFacts) -> HeldOut:
     )
 
 
+def _facts_then(inputs: NightInputs, events: Events, scale: Scale) -> ItemFacts:
+    """What was known of the items when the held-out days began."""
+    features = inputs.item_features_at_cutoff
+    return _facts(inputs, events, features, inputs.cutoff, scale, history=False)[0]
+
+
+def _facts_with_new_items(inputs: NightInputs, events: Events, scale: Scale) -> ItemFacts:
+    """The same, and the texts of the items that came in the held-out days.
+
+    A list of the day they came would know their texts, but no event: that is what `new_item_recall`
+    asks for. Nothing else of the held-out days is known.
+    """
+    then = _facts_then(inputs, events, scale)
+    features = inputs.item_features_at_night
+    now, _ = _facts(inputs, events, features, inputs.cutoff, scale, history=False)
+    new = (then.first_day >= inputs.cutoff) & now.text.any(axis=1)
+    return ItemFacts(
+        text=np.where(new[:, None], now.text, then.text),
+        stats=np.where(new[None, :, None], now.stats, then.stats),
+        snapshot_days=then.snapshot_days,
+        first_day=np.where(new, inputs.cutoff - 1, then.first_day),
+    )
+
+
 def _judge(
     inputs: NightInputs,
     events: Events,
-    facts: ItemFacts,
     held: HeldOut,
     models: Path,
+    challenger: Learned,
     champion: str | None,
+    facts_of: Callable[[NightInputs, Events, Scale], ItemFacts],
 ) -> dict[str, Evaluation]:
-    """The plain baselines and the champion, if there is one, on the held-out days."""
+    """The plain baselines, the champion if there is one, and the challenger on held-out days."""
     past = events.of_kinds(inputs.input_events).between(None, inputs.cutoff)
     sold = events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
-    rivals: dict[str, Scorer] = {
+    scorers: dict[str, Scorer] = {
         "popularity": popularity(sold, inputs.cutoff),
-        "text similarity": text_similarity(past, facts.text),
+        "text similarity": text_similarity(past, facts_of(inputs, events, challenger.scale).text),
         "item-kNN": item_knn(past),
     }
+    learned = {CHALLENGER: challenger}
     if champion is not None:
-        learned = Learned.load(registry.folder(models, MODEL, champion))
-        features = inputs.item_features_at_cutoff
-        then, _ = _facts(inputs, events, features, inputs.cutoff, learned.scale, history=False)
-        mine = _events(inputs, learned.kinds)
-        data = _examples(mine, learned.input_events, inputs.target_events, inputs.cutoff, inputs)
-        rivals[CHAMPION] = scorer(learned.on(events.items, then), data, then, inputs.cutoff)
-    return {name: evaluate(name, score, held) for name, score in rivals.items()}
+        learned = {CHAMPION: Learned.load(registry.folder(models, MODEL, champion)), **learned}
+    for name, each in learned.items():
+        facts = facts_of(inputs, events, each.scale)
+        mine = _events(inputs, each.kinds)
+        data = _examples(mine, each.input_events, inputs.target_events, inputs.cutoff, inputs)
+        scorers[name] = scorer(each.on(events.items, facts), data, facts, inputs.cutoff)
+    return {name: evaluate(name, score, held) for name, score in scorers.items()}
+
+
+def _rows(metrics: pa.Table, *, new_items: bool) -> pa.Table:
+    """The rows about new items, or all others."""
+    about_new = pc.equal(metrics["metric"], "new_item_recall")
+    return metrics.filter(about_new if new_items else pc.invert(about_new))
 
 
 def _fingerprint(
@@ -357,7 +394,8 @@ def _fingerprint(
         [hashlib.sha256(path.read_bytes()).hexdigest() for path in code],
     ]
     digest.update(json.dumps(settings).encode())
-    arrays = (events.user, events.item, events.kind, events.time)
+    later = vectors(inputs.item_features_at_night, events.items, "item_id", "embedding")
+    arrays = (events.user, events.item, events.kind, events.time, later)
     for array in (*arrays, facts.text, facts.stats, facts.snapshot_days, facts.first_day):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -118,6 +118,8 @@ def train(
         )
     total = min(config.max_steps, config.max_epochs * per_epoch)
     target = device()
+    # several threads of a CPU would add up the gradients of one item in any order
+    torch.use_deterministic_algorithms(target.type == "cpu")
     torch.manual_seed(config.seed)
     model = build(data, facts, config).to(target)
     optimiser = _optimiser(model, config)
