@@ -29,7 +29,7 @@ def manifest_rows(night: Night) -> pa.Table:
         ("input", "files", str(landing["files"]), None),
         ("input", "fingerprint", landing["fingerprint"], None),
         ("input", "worst_quarantine_reason", landing["worst_reason"] or "none", None),
-        ("version", "git", git_revision(), None),
+        ("version", "git", git_revision(night.shop.name), None),
         ("version", "code", code_fingerprint(night.shop.name), None),
         ("version", "recommender", lists["model_version"], None),
         ("version", "challenger", model["model_version"], {"decision": model["decision"]}),

@@ -12,11 +12,10 @@ ROOMS = ("core", "ingest", "dbt_project", "audit", "feature_repo", "ml", "report
 _LIBRARIES = ("duckdb", "dbt-core", "feast", "great-expectations", "torch", "dagster")
 
 
-def git_revision() -> str:
-    """The commit of the working tree, or `unknown` outside a git checkout."""
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def git_revision(shop: str) -> str:
+    """The last commit that changed what a night of `shop` is made of; `unknown` outside git."""
+    command = ["git", "log", "-1", "--format=%H", "--", *ROOMS, f"shops/{shop}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 

@@ -170,8 +170,10 @@ def test_readers_see_only_whole_nights(copied: Place) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    ran = copied("run", "--night", "2026-06-30")
-    Path(f"{marts}.stop").touch()
+    try:
+        ran = copied("run", "--night", "2026-06-30")
+    finally:
+        Path(f"{marts}.stop").touch()
     said = reader.communicate()[0]
     assert ran.code == 0, ran.out
     assert reader.returncode == 0, said

@@ -50,7 +50,7 @@ def _recommender(shop: Shop) -> AssetsDefinition:
             "shop": shop.name,
             "night": night.night.isoformat(),
             "feature_service": RECOMMENDER_SERVICE,
-            "git_revision": git_revision(),
+            "git_revision": git_revision(shop.name),
             "text_encoder": shop.text_encoder,
         }
         try:
