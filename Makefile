@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SHOP ?= demo
 PORT ?= 3000
+MODEL ?= recommender
 BIN := .venv/bin
 READY := .venv/.ready
 

@@ -174,6 +174,16 @@ _LANDING = [
         ),
     ),
     _blocking(
+        "landing.quarantine.files_readable",
+        "quarantine",
+        # a count of rows would not miss a whole file
+        "every raw file can be read",
+        Rows(
+            "SELECT table_name, file, reason FROM {batch} "
+            "WHERE kind = 'broken' AND \"row\" IS NULL ORDER BY file, table_name"
+        ),
+    ),
+    _blocking(
         "landing.quarantine.share",
         "quarantine",
         "of no table do more rows break the contract than max_quarantine_share",

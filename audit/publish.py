@@ -68,6 +68,7 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
     """
     checks = results.load(paths, night)
     _refuse_unaudited(shop, paths, night, checks)
+    _refuse_another_night(paths, night)
     manifest = pa.concat_tables([manifest_rows.cast(MANIFEST_SCHEMA), _check_rows(night, checks)])
     following = paths.marts.with_name(paths.marts.name + ".next")
     _remove(following)
@@ -125,6 +126,16 @@ def _refuse_unaudited(
         raise PublishError(
             f"{shop.name} {night} is not published: {len(failed)} blocking "
             f"{'check' if len(failed) == 1 else 'checks'} failed; {kept}\n{reasons}"
+        )
+
+
+def _refuse_another_night(paths: Paths, night: date) -> None:
+    """The warehouse must hold this very night: the step that builds it says which one it holds."""
+    built = paths.home / "warehouse.json"
+    if built.exists() and (there := json.loads(built.read_text())["night"]) != night.isoformat():
+        raise PublishError(
+            f"{paths.shop} {night} is not published: {paths.warehouse} holds the night of {there}; "
+            f"run the whole night of {night}"
         )
 
 

@@ -107,7 +107,12 @@ class Shop(_Strict):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
-        ZoneInfo(value)
+        try:
+            ZoneInfo(value)
+        except (KeyError, OSError) as error:
+            raise ValueError(
+                f"no such time zone (an IANA name like Europe/Berlin): {value}"
+            ) from error
         return value
 
     @model_validator(mode="after")

@@ -194,7 +194,7 @@ def _report_reasons(
             text += f": {value!r}"
         report.lines.append(f"{text}  (first in {file}, row {row})")
     limit = mapping.shop.thresholds.max_quarantine_share
-    if broken / total > limit:
+    if broken / total > limit and (broken >= 10 or broken == total):
         report.errors.append(
             f"{mapping.name}: {broken} of {total} rows ({broken / total:.1%}) break the contract;"
             f" the night is stopped above {limit:.1%} (thresholds.max_quarantine_share)"

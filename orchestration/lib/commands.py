@@ -23,11 +23,14 @@ def run_night(
     began = time.monotonic()
     shop = load_shop(name)
     paths = Paths(shop.name)
+    # a refused command changes nothing
+    chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
+    if chosen > _yesterday():
+        raise ShopError(f"night {chosen} is not over yet: the last one is {_yesterday()} (UTC)")
     paths.home.mkdir(parents=True, exist_ok=True)
-    rescaled = _choose_scale(paths, scale)
     if data:
         _link_raw(paths, data)
-    chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
+    rescaled = _choose_scale(paths, scale)
     if not force and not rescaled and _published(shop, paths, chosen):
         print(f"Nothing has changed since night {chosen} of {shop.title} was published.\n")
         print(summary(paths))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from dagster import AssetCheckExecutionContext, AssetExecutionContext
+from dagster import AssetCheckExecutionContext, AssetExecutionContext, Failure
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, PARTITION_NAME_TAG
 
 from core.paths import Paths
@@ -46,6 +47,33 @@ class Night:
         return json.loads(path.read_text())
 
 
+_held: dict[str, TextIO] = {}
+
+
+def hold(paths: Paths) -> None:
+    """Keep every other process from running a night of this shop until this one ends.
+
+    Dagster's pools order the runs that its daemon starts; `make run` comes from outside of it.
+    """
+    if str(paths.home) in _held:
+        return
+    paths.home.mkdir(parents=True, exist_ok=True)
+    lock = (paths.home / ".lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        raise Failure(
+            f"a night of {paths.shop} is running already (process {lock.read().strip()}): "
+            "wait for it to end, then run this one again",
+            allow_retries=False,
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    _held[str(paths.home)] = lock
+
+
 def tonight(context: AssetExecutionContext | AssetCheckExecutionContext, shop: Shop) -> Night:
     """The night a step is asked for; for a range in one run, its last day."""
     paths = Paths(shop.name)
@@ -57,4 +85,5 @@ def tonight(context: AssetExecutionContext | AssetCheckExecutionContext, shop: S
     if named is None:
         raise ShopError(f"name a night of {shop.name}: a step runs for a partition")
     night = date.fromisoformat(named)
+    hold(paths)
     return Night(shop, paths, shop.check_night(night))

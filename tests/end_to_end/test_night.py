@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.conftest import Place, Ran
+from tests.conftest import ROOT, Place, Ran
 
 NIGHT = "2026-06-29"
 
@@ -142,6 +143,39 @@ def test_a_bad_night_is_not_published_and_says_why(copied: Place) -> None:
     assert copied("run").code == 0
 
 
+def test_a_damaged_file_is_not_published_away(copied: Place) -> None:
+    before = _sha(copied.home() / "marts.duckdb")
+    # a folder of the user's own, which the simulator leaves alone
+    (copied.home() / "raw").rename(copied.var / "files")
+    damaged = copied.var / "files" / "events" / "2026-06-10.parquet"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    ran = copied("run", "--data", str(copied.var / "files"))
+    assert ran.code == 1
+    assert "landing__quarantine__files_readable" in ran.out
+    assert "2026-06-10.parquet" in ran.out
+    assert _sha(copied.home() / "marts.duckdb") == before
+
+
+def test_a_second_night_at_once_is_refused(copied: Place) -> None:
+    first = subprocess.Popen(
+        [sys.executable, "-m", "orchestration", "run", "--force"],
+        cwd=ROOT,
+        env={**os.environ, "PERENNIAL_VAR": str(copied.var)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert first.stdout is not None
+    for line in first.stdout:
+        if "landing ..." in line:
+            break
+    second = copied("run", "--force")
+    first.kill()
+    first.communicate()
+    assert second.code == 1
+    assert "is running already" in second.out
+
+
 def test_readers_see_only_whole_nights(copied: Place) -> None:
     marts = copied.home() / "marts.duckdb"
     reader = subprocess.Popen(
@@ -190,6 +224,9 @@ def test_asking_wrongly_is_answered_plainly(tmp_path: Path) -> None:
     too_late = place("run", "--shop", "online_retail", "--night", "2020-01-01")
     assert too_late.code == 2
     assert "has nights from 2009-12-01 to 2011-12-09" in too_late.out
+    tomorrow = place("run", "--shop", "demo", "--night", "2100-01-01")
+    assert tomorrow.code == 2
+    assert "is not over yet" in tomorrow.out
     no_folder = place("run", "--shop", "demo", "--data", str(tmp_path / "missing"))
     assert no_folder.code == 2
     assert "is not a folder" in no_folder.out

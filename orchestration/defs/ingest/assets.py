@@ -48,6 +48,13 @@ def _raw(shop: Shop) -> AssetsDefinition:
             raise Failure(str(error), allow_retries=False) from error
         if said:
             context.log.info(said)
+        if not any(any(night.paths.raw.glob(files.files)) for files in shop.raw.values()):
+            globs = ", ".join(files.files for files in shop.raw.values())
+            raise Failure(
+                f"no file in {night.paths.raw} matches {globs}: is it the folder of "
+                f"{shop.name}? DATA=<folder> names another one, SHOP=<name> another shop",
+                allow_retries=False,
+            )
         for name, files in shop.raw.items():
             found = sorted(night.paths.raw.glob(files.files))
             yield MaterializeResult(
