@@ -10,6 +10,7 @@ from orchestration.lib.night import Night
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
     from ml.nightly import NightInputs
 
 RECOMMENDER_SERVICE = "recommender_v1"
@@ -80,6 +81,7 @@ def night_inputs(night: Night) -> NightInputs:
 def item_features(night: Night, items: pa.Table, moment: datetime) -> pa.Table:
     """The recommender's item features as they were known at `moment`, in the order of `items`."""
     import pyarrow as pa
+
     from feature_repo.store import training_set
 
     stamps = pa.array([moment.replace(tzinfo=UTC)] * items.num_rows, pa.timestamp("us", tz="UTC"))

@@ -63,7 +63,6 @@ def _published(shop: Shop) -> AssetsDefinition:
     )
     def marts(context: AssetExecutionContext) -> MaterializeResult[Any]:
         from audit.publish import PublishError, publish
-
         from orchestration.lib.manifest import manifest_rows, remember_published
 
         night = tonight(context, shop)
