@@ -105,8 +105,8 @@ def main() -> None:
     parts = [
         "Means over users with 95 % intervals (normal). Every model ranks the whole catalogue; "
         "items that a user has met before count like others. New items had no event from anybody "
-        "before the held-out days and are known by their texts ('-': nobody took one); coverage is the share of the catalogue "
-        "in anybody's first 20."
+        "before the held-out days and are known by their texts ('-': nobody took one); coverage "
+        "is the share of the catalogue in anybody's first 20."
     ]
     with tempfile.TemporaryDirectory(prefix="perennial-bench-") as folder:
         os.environ["PERENNIAL_VAR"] = folder
