@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types ui bench check-shop backfill rollback lock clean
+.PHONY: help setup run test test-faults lint types ui bench check-shop backfill rollback lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test: $(READY) ## lint, types and all tests
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest
 
+test-faults: $(READY) ## the long tests: kills, full disks, whole nights again and again
+	@$(BIN)/python -m pytest -m faults
+
 lint: $(READY) ## mend what the linter can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
@@ -52,7 +55,7 @@ rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/pip install --quiet ".[dev,online]"
+	@.venv-lock/bin/pip install --quiet ".[dev,team,bench]"
 	@{ head -2 requirements.lock; .venv-lock/bin/pip freeze --exclude perennial \
 	  | grep -viE '^(nvidia-|triton|cuda-)' | sed 's/+cpu//'; } > requirements.new
 	@mv requirements.new requirements.lock && rm -rf .venv-lock
