@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from audit import results
+from audit import disclosure, results
 from audit.catalogue import GRAIN, STAGES
 from audit.source import literal
 from core.duck import connect
@@ -152,9 +152,9 @@ def _check_rows(night: date, checks: dict[str, list[results.Check]]) -> pa.Table
                     "stage": check.stage,
                     "blocking": check.blocking,
                     "expected": check.expected,
-                    "message": check.message,
+                    # the rows themselves are for the data engineer: they stay in audit/<night>
+                    "message": check.message.partition("; first: ")[0],
                     "failed_rows": check.failed_rows,
-                    "sample": check.sample,
                 },
                 ensure_ascii=False,
             ),
@@ -174,6 +174,7 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
         # no schema of its own: the file's name is the database's, so an analyst who opens it writes
         # marts.dim_users, which a schema called marts as well would make ambiguous
         connection.execute(f"ATTACH {literal(file)} AS published")
+        disclosure.prepare(connection, paths)
         connection.register("manifest", manifest)
         tables = {
             "recommendations": f"read_parquet({literal(recommendations)})",
@@ -186,16 +187,25 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
         ).fetchall():
             tables[name] = f'warehouse.marts."{name}"'
         counts = {name: _copy(connection, name, tables[name]) for name in sorted(tables)}
+        raw = disclosure.raw_ids(connection, "published")
         connection.execute("CHECKPOINT published")
         connection.execute("DETACH published")
+    if raw:
+        _remove(file)
+        raise PublishError(
+            f"{paths.shop} {night} is not published: user_id of {', '.join(raw)} holds values that "
+            "are no pseudonyms; ingestion makes them, so see where else those rows come from"
+        )
     return counts
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
     """Create one published table from `source`, in its order and with its comments."""
     order = ", ".join(_ORDER.get(name) or GRAIN.get(name) or ["ALL"])
+    shown = disclosure.shown(connection, source)
+    columns = ", ".join(f'{value} AS "{column}"' for column, value in shown.items())
     connection.execute(
-        f'CREATE TABLE published."{name}" AS SELECT * FROM {source} ORDER BY {order}'
+        f'CREATE TABLE published."{name}" AS SELECT {columns} FROM {source} ORDER BY {order}'
     )
     comments = connection.execute(
         """
@@ -212,6 +222,8 @@ def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
         [name],
     ).fetchall()
     for kind, column, comment in comments:
+        if column and column[2:-1] not in shown:
+            continue
         connection.execute(f'COMMENT ON {kind} published."{name}"{column} IS {literal(comment)}')
     (count,) = connection.execute(f'SELECT count(*) FROM published."{name}"').fetchall()[0]
     return int(count)
