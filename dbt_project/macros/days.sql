@@ -17,11 +17,17 @@
 
 {#- Incremental strategy `replace_days`: everything from the window's start on goes, also what lies
     after the night, and the model's rows take its place, in one transaction. The model names the
-    column that says where a row lies in `meta.replace_by`. -#}
+    column that says where a row lies in `meta.replace_by`. With a `unique_key`, older rows go too
+    where the model has one of the same key. -#}
 {% macro get_incremental_replace_days_sql(arguments) -%}
     {%- set columns = get_quoted_csv(arguments['dest_columns'] | map(attribute='name')) -%}
+    {%- set key = arguments['unique_key'] -%}
     delete from {{ arguments['target_relation'] }}
     where {{ config.get('meta')['replace_by'] }} >= {{ window_start() }};
+    {% if key -%}
+    delete from {{ arguments['target_relation'] }}
+    where {{ key }} in (select {{ key }} from {{ arguments['temp_relation'] }});
+    {%- endif %}
     insert into {{ arguments['target_relation'] }} ({{ columns }})
     select {{ columns }} from {{ arguments['temp_relation'] }}
 {%- endmacro %}

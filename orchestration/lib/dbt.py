@@ -16,6 +16,8 @@ from typing import Any
 
 from core.paths import Paths
 from core.shop import ROOT, Shop
+from ingest import ledger
+from ingest.contract import TABLES
 from orchestration.lib.night import Night
 
 PROJECT = ROOT / "dbt_project"
@@ -66,17 +68,15 @@ def project_digest() -> str:
 
 
 def landing_digests(paths: Paths) -> dict[str, str]:
-    """Hash of what has landed, for each day; landing writes the same bytes for the same rows."""
-    digests: dict[str, str] = {}
-    for file in sorted(paths.landing.glob("*/day=*/*.parquet")):
-        table, day = file.parent.parent.name, file.parent.name.removeprefix("day=")
-        if (
-            table == "items"
-        ):  # the catalogue belongs to no day: its tables are built whole each night
-            continue
-        content = f"{table}:{hashlib.sha256(file.read_bytes()).hexdigest()}"
-        digests[day] = hashlib.sha256((digests.get(day, "") + content).encode()).hexdigest()
-    return digests
+    """Hash of what has landed, for each day, from the ledger of the landing."""
+    parts: dict[str, list[str]] = {}
+    for name, state in sorted(ledger.load(paths.landing / "_ledger.json").tables.items()):
+        if TABLES[name].snapshot:
+            continue  # the catalogue belongs to no day: its tables are built whole each night
+        for day, rows in state.days.items():
+            if rows.sha256:
+                parts.setdefault(day, []).append(f"{name}:{rows.sha256}")
+    return {day: hashlib.sha256(" ".join(of).encode()).hexdigest() for day, of in parts.items()}
 
 
 def reprocess_from(tonight: Night, landed: dict[str, str]) -> date | None:

@@ -193,7 +193,7 @@ def differing_tables(one: Path, other: Path) -> dict[str, int]:
             "SELECT DISTINCT schema_name || '.' || table_name FROM duckdb_tables()"
             " WHERE schema_name IN ('intermediate', 'marts')"
         ).fetchall()
-        assert len(names) == 15
+        assert len(names) == 16
         found = {}
         for (name,) in names:
             rows = f"FROM one.{name} EXCEPT ALL FROM other.{name}"

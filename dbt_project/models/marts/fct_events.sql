@@ -96,3 +96,5 @@ select
 from sessionised
 left join catalogue on sessionised.item_id = catalogue.item_id
 where open_session_at is null
+-- laid out by day, so that the next nights read and replace the last days only
+order by event_date

@@ -27,3 +27,4 @@ select
         as decimal(18, 4)
     ) as revenue
 from events
+order by line_date

@@ -37,3 +37,4 @@ select
 from events
 group by session_key
 having {{ in_window('max(event_ts)') }}
+order by ended_at

@@ -33,3 +33,4 @@ select
     count(distinct case when event_type = 'view' then visitor_key end) as viewers
 from events
 group by item_id, event_date
+order by stat_date

@@ -44,3 +44,4 @@ select
     {{ last_by('country', ['event_ts', 'event_id']) }} as last_country
 from events
 group by user_id, event_date
+order by activity_date

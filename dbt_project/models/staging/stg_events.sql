@@ -7,7 +7,8 @@ renamed as (
     select
         event_id,
         event_ts,
-        cast(event_ts as date) as event_date,
+        -- the name of the file's folder: a filter on it opens only those days' files
+        day as event_date,
         user_id,
         -- A guest is known by the session, else by the order, else only by this one event.
         case
