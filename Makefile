@@ -24,7 +24,8 @@ $(READY): requirements.lock
 
 run: $(READY) ## run one whole night: SHOP=demo SCALE=small|default|large DATA=folder NIGHT=YYYY-MM-DD
 	@$(BIN)/python -m orchestration run --shop $(SHOP) $(if $(DATA),--data "$(DATA)") \
-	  $(if $(SCALE),--scale $(SCALE)) $(if $(NIGHT),--night $(NIGHT)) $(if $(FORCE),--force)
+	  $(if $(SCALE),--scale $(SCALE)) $(if $(NIGHT),--night $(NIGHT)) $(if $(FORCE),--force) \
+	  $(if $(REBUILD),--rebuild)
 
 test: $(READY) ## lint, types and all tests
 	@$(BIN)/ruff check .

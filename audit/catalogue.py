@@ -183,6 +183,24 @@ _LANDING = [
             "WHERE kind = 'broken' AND \"row\" IS NULL ORDER BY file, table_name"
         ),
     ),
+    _warning(
+        "landing.quarantine.empty_files",
+        "quarantine",
+        "no raw file is without a byte",
+        Rows("SELECT table_name, file FROM {batch} WHERE kind = 'empty' ORDER BY ALL"),
+    ),
+    _warning(
+        "landing.quarantine.too_late",
+        "quarantine",
+        # stays until `make run REBUILD=1` takes the rows in, or their file is withdrawn
+        "no row came after its day was closed (lookback_days); REBUILD=1 takes such rows in",
+        Rows(
+            "SELECT table_name, file, count(*) AS rows FROM {batch} WHERE kind = 'late' "
+            "GROUP BY ALL ORDER BY ALL",
+            "SELECT format('{:,} rows came too late', count(*)) FROM quarantine "
+            "WHERE kind = 'late'",
+        ),
+    ),
     _blocking(
         "landing.quarantine.share",
         "quarantine",

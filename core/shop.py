@@ -98,6 +98,11 @@ class Shop(_Strict):
     default_night: date | None = Field(
         default=None, description="the night that `make run` runs when none is named"
     )
+    lookback_days: int = Field(
+        default=30,
+        ge=1,
+        description="a new file's rows on days more than this before the last night are too late",
+    )
     raw: dict[str, RawFiles]
     orders: Orders = Orders()
     churn: Churn = Churn()

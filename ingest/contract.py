@@ -207,7 +207,8 @@ QUARANTINE = Table(
         Column(
             "kind",
             "VARCHAR",
-            "broken = breaks the contract; excluded = the shop's SELECT says it is no such row",
+            "broken = breaks the contract; excluded = the shop's SELECT says it is no such row;"
+            " late = its day was closed when its file came; empty = a file without a byte",
             True,
         ),
         Column("reason", "VARCHAR", "Which rule, cast or column, or the shop's own words", True),

@@ -9,6 +9,11 @@ same, byte for byte, as if everything were landed at once:
   to another day is kept in `landing/_other_days/<table>.parquet`, from where it comes back when
   the winner goes;
 - rows after the night are left; the ledger remembers their days and reads their files again then.
+  Those more than a day after it (and after `today`) are put aside as broken until then;
+- rows of a new file on days more than `lookback_days` before the last night are too late: they are
+  put aside, and what was published of those days stays. A file that had landed and has changed is
+  a correction and taken in, however old; a first landing takes in everything, and so does one of
+  which no file has stayed as it was.
 
 New files are staged beside the landing and moved in one by one; the ledger names the days in doubt
 before and forgets them after, so that a run that was killed is repaired by the next one.
@@ -19,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 from core.duck import connect
@@ -33,10 +38,15 @@ from ingest.pseudonym import load_key
 from ingest.raw import find_files
 from ingest.staging import Staged, Staging, clear
 
+FUTURE_DAYS = 1  # clocks that run ahead by no more than this have their rows wait for their night
+
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of one table, over all that has landed; mapped is the sum of the others."""
+    """Rows of one table, over all that has landed; `late` is part of `quarantined`.
+
+    mapped = landed + deduplicated + quarantined + excluded + later.
+    """
 
     mapped: int = 0
     landed: int = 0
@@ -44,6 +54,7 @@ class Counts:
     quarantined: int = 0
     excluded: int = 0
     later: int = 0
+    late: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,16 +70,20 @@ class Landed:
     fingerprint: str  # of everything but the raw files that the landing follows from
 
 
-def land(shop: Shop, paths: Paths, night: date) -> Landed:
+def land(shop: Shop, paths: Paths, night: date, today: date | None = None) -> Landed:
     """Bring the landing of `shop` to `night`; does nothing when nothing has changed.
 
-    Raises ShopError when a SELECT of the shop cannot run or does not return the contract's columns,
-    and when all raw files are gone; the landing is then as it was.
+    `today` is the day of the run, when that is after the night: rows up to a day ahead of both are
+    left for their own night, those after that are in the future. Raises ShopError when a SELECT of
+    the shop cannot run or does not return the contract's columns, and when all raw files are gone;
+    the landing is then as it was.
     """
     ledger_path = _ledger_path(paths)
     ledger = load(ledger_path)
     key = load_key(paths)
     files = find_files(shop, paths.raw)
+    yesterday = (today or night) - timedelta(days=1)
+    horizon = max(night, yesterday) + timedelta(days=FUTURE_DAYS)
     states = current_files(paths.raw, {f for some in files.values() for f in some}, ledger.files)
     changes = changed(states, ledger.files)
     if ledger.files and not states:
@@ -87,11 +102,27 @@ def land(shop: Shop, paths: Paths, night: date) -> Landed:
             with connect() as connection:  # one each: what a table took in memory is given back
                 connection.execute(f"SET temp_directory = '{work / 'spill'}'")
                 staged[name] = Staging(
-                    connection, paths, work, shop_tables[name], key, night, ledger, files, changes
+                    connection,
+                    paths,
+                    work,
+                    shop_tables[name],
+                    key,
+                    night,
+                    horizon,
+                    ledger,
+                    files,
+                    changes,
                 ).run()
         elif name in ledger.tables:
             staged[name] = clear(paths, table)
-    new = Ledger(night, states, {name: each.state for name, each in staged.items()})
+    gone = (set(ledger.gone) | ledger.files.keys()) - states.keys()
+    new = Ledger(
+        night,
+        horizon,
+        sorted(gone),
+        states,
+        {name: each.state for name, each in staged.items()},
+    )
     _move_into_place(paths, ledger, staged)
     new.worst_reason = (
         _worst_reason(paths) if any(each.moves for each in staged.values()) else ledger.worst_reason
@@ -116,6 +147,11 @@ def changed_files(shop: Shop, paths: Paths) -> list[str]:
     ledger = load(_ledger_path(paths))
     names = {file for some in find_files(shop, paths.raw).values() for file in some}
     return sorted(changed(current_files(paths.raw, names, ledger.files), ledger.files))
+
+
+def start_anew(paths: Paths) -> None:
+    """Let the next landing take in everything, as the first one did."""
+    _ledger_path(paths).unlink(missing_ok=True)
 
 
 def last_night(paths: Paths) -> date | None:
@@ -146,13 +182,15 @@ def _counts(state: TableState) -> Counts:
     broken = sum(day.broken for day in days) + sum(broken for broken, _ in state.undated.values())
     excluded = sum(day.excluded for day in days) + sum(n for _, n in state.undated.values())
     candidates, later = sum(day.candidates for day in days), sum(day.later for day in days)
+    late = sum(day.late for day in days)
     return Counts(
-        mapped=candidates + broken + excluded + later,
+        mapped=candidates + broken + excluded + later + late,
         landed=landed,
         deduplicated=candidates - landed,
-        quarantined=broken,
+        quarantined=broken + late,
         excluded=excluded,
         later=later,
+        late=late,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
-_VERSION = 1  # raised when the layout of landing or ledger changes; an older one is not read
+_VERSION = 2  # raised when the layout of landing or ledger changes; an older one is not read
 
 
 @dataclass
@@ -33,6 +33,7 @@ class DayState:
     broken: int = 0
     excluded: int = 0
     later: int = 0
+    late: int = 0
     sha256: str | None = None
 
 
@@ -44,13 +45,21 @@ class TableState:
     days: dict[str, DayState] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)  # file -> days it has rows on
     undated: dict[str, list[int]] = field(default_factory=dict)  # file -> [broken, excluded]
+    closed: dict[str, str] = field(default_factory=dict)  # file with late rows -> first open day
 
 
 @dataclass
 class Ledger:
-    """The state of `landing/`; `unfinished` are days (by table) whose replacement had begun."""
+    """The state of `landing/`.
+
+    `horizon` is the last day a row could be of without being in the future, `gone` are files that
+    had landed and were withdrawn (one that returns is no late delivery), `unfinished` are days (by
+    table) whose replacement had begun.
+    """
 
     night: date | None = None
+    horizon: date | None = None
+    gone: list[str] = field(default_factory=list)
     files: dict[str, FileState] = field(default_factory=dict)
     tables: dict[str, TableState] = field(default_factory=dict)
     unfinished: dict[str, list[str]] = field(default_factory=dict)
@@ -68,7 +77,9 @@ def load(path: Path) -> Ledger:
         if data.pop("version") != _VERSION:
             return Ledger()
         return Ledger(
-            night=date.fromisoformat(data["night"]) if data["night"] else None,
+            night=_date(data["night"]),
+            horizon=_date(data["horizon"]),
+            gone=data["gone"],
             files={name: FileState(**state) for name, state in data["files"].items()},
             tables={
                 name: TableState(
@@ -86,10 +97,15 @@ def load(path: Path) -> Ledger:
 def save(path: Path, ledger: Ledger) -> None:
     """Replace the ledger at once."""
     data = {"version": _VERSION, **asdict(ledger)}
-    data["night"] = ledger.night.isoformat() if ledger.night else None
+    for name in ("night", "horizon"):
+        data[name] = data[name] and data[name].isoformat()
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps(data, sort_keys=True, separators=(",", ":")))
     new.replace(path)
+
+
+def _date(text: str | None) -> date | None:
+    return date.fromisoformat(text) if text else None
 
 
 def current_files(

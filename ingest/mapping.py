@@ -3,9 +3,10 @@
 `map_table` leaves a temporary table `mapped` with the contract's columns, `_file`, `_row` and
 
 - `_day`    the UTC day of the table's time column; NULL when that is missing or unreadable
-- `_state`  'ok', 'broken' (breaks the contract), 'excluded' (the SELECT's own `_exclude` says why)
-            or 'later' (after the night, whatever else is true of it: left for its own night)
-- `_reason` why it is broken or excluded
+- `_state`  'ok', 'broken' (breaks the contract, or is in the future), 'excluded' (the SELECT's own
+            `_exclude` says why), 'later' (after the night, whatever else is true of it: left for
+            its own night) or 'late' (its day was closed when its file came)
+- `_reason` why it is broken, excluded or late
 - `_payload` those rows as the SELECT returned them, as JSON, with the pseudonym for the shopper
 """
 
@@ -14,16 +15,20 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from core.shop import Shop, ShopError
 from ingest.contract import PROVENANCE, TABLES, Column, Table
 from ingest.pseudonym import pseudonyms
 from ingest.raw import Unreadable, damaged_files, open_view
+
+FUTURE = "timestamp_in_the_future"
+TOO_LATE = "too late: its day was closed when the file came; REBUILD=1 takes it in"
 
 # Operators of DuckDB's plan that make each of their rows from one row
 _ROW_BY_ROW = {
@@ -152,15 +157,27 @@ def select_rows(
 
 
 def map_table(
-    connection: duckdb.DuckDBPyConnection, mapping: Mapping, key: bytes, night: date
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    key: bytes,
+    night: date,
+    horizon: date | None = None,
+    closed: dict[str, str] | None = None,
 ) -> None:
-    """Turn `selected` into `mapped` (see the module); ShopError when columns are not as agreed."""
+    """Turn `selected` into `mapped` (see the module); ShopError when columns are not as agreed.
+
+    `horizon` is the last day that is not in the future, `closed` says of files which day was the
+    first that was still open when they came.
+    """
     table = mapping.table
     types = selected_types(connection)
     problems = column_problems(table, types)
     if problems:
         raise ShopError(f"{mapping.name}: " + "; ".join(problems))
     _number_shoppers(connection, table, types, key)
+    connection.register("closed", _closed_table(closed or {}))
+    # a price of the catalogue may be meant for next month
+    future = "NULL" if table.snapshot or horizon is None else f"DATE '{horizon}'"
     given = {column: types[column.name] for column in table.columns if column.name in types}
     inputs = [_input(column, table) for column in given]
     typed = [
@@ -179,14 +196,22 @@ def map_table(
             FROM selected {_shopper_join(table, types)}
         ),
         typed AS (SELECT *, {", ".join(typed)} FROM given),
-        judged AS (SELECT *, {_fault(table, given)} AS _fault FROM typed)
-        SELECT {", ".join(column.name for column in table.columns)}, _file, _row,
-            CAST({table.time} AS DATE) AS _day,
-            CASE WHEN {table.time} >= TIMESTAMP '{night + timedelta(days=1)}' THEN 'later'
+        judged AS (
+            SELECT typed.*, {_fault(table, given)} AS _fault, CAST({table.time} AS DATE) AS _day,
+                _day > {future} AS _future, _day < closed.open_from AS _late
+            FROM typed LEFT JOIN closed ON closed.file = _file
+        )
+        SELECT {", ".join(column.name for column in table.columns)}, _file, _row, _day,
+            CASE WHEN _future THEN 'broken'
+                WHEN _day > DATE '{night}' THEN 'later'
                 WHEN _excluded IS NOT NULL THEN 'excluded'
                 WHEN _fault IS NOT NULL THEN 'broken'
+                WHEN _late THEN 'late'
                 ELSE 'ok' END AS _state,
-            coalesce(_excluded, _fault) AS _reason,
+            CASE WHEN _future THEN '{FUTURE}'
+                WHEN _state <> 'later' THEN
+                coalesce(_excluded, _fault, CASE WHEN _late THEN '{TOO_LATE}' END)
+                END AS _reason,
             CASE WHEN _reason IS NOT NULL THEN json_object({payload})::VARCHAR END AS _payload
         FROM judged
     """)
@@ -219,6 +244,16 @@ def _number_shoppers(
             found = connection.execute(f"SELECT DISTINCT {name}::VARCHAR FROM selected").fetchall()
             identities |= {identity for (identity,) in found if identity}
     connection.register("shoppers", pseudonyms(key, sorted(identities)))
+
+
+def _closed_table(closed: dict[str, str]) -> pa.Table:
+    days = [date.fromisoformat(day) for day in closed.values()]
+    return pa.table(
+        {
+            "file": pa.array(list(closed), pa.string()),
+            "open_from": pa.array(days, pa.date32()),
+        }
+    )
 
 
 def _shopper_join(table: Table, types: dict[str, str]) -> str:

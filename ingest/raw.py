@@ -33,11 +33,15 @@ _Reader = Callable[[str, str], str]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A line (`row`) or, with `row` None, a whole file that could not be read, and why."""
+    """A line (`row`) or, with `row` None, a whole file that could not be read, and why.
+
+    `kind` is as in the quarantine: a file without a byte is 'empty', for nothing is lost with it.
+    """
 
     file: str
     row: int | None
     reason: str
+    kind: str = "broken"
 
 
 def find_files(shop: Shop, folder: Path) -> dict[str, list[str]]:
@@ -66,7 +70,7 @@ def open_view(
     that a SELECT means the same whichever files are chosen.
     """
     unreadable = [
-        Unreadable(file, None, "file unreadable: it is empty")
+        Unreadable(file, None, "file is empty", "empty")
         for file in chosen
         if (folder / file).stat().st_size == 0
     ]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
@@ -63,6 +62,7 @@ class Staging:
     mapping: Mapping
     key: bytes
     night: date
+    horizon: date
     ledger: Ledger
     files: dict[str, list[str]]
     changes: set[str]
@@ -73,13 +73,16 @@ class Staging:
         self.unfinished = set(self.ledger.unfinished.get(self.table.name, []))
         self.here = {file for key in self.mapping.keys for file in self.files[key]}
         self.changes = self.changes & (self.here | self.before.files.keys())
-        self.touched = self.unfinished | self._days_between_nights()
+        self.touched = self.unfinished | self._days_that_moved()
+        self.closed = self._closed_days()
         self.unreadable: list[Unreadable] = []
 
     def run(self) -> Staged:
         """Map what is touched, and write the new files under `work`."""
         fingerprint = _fingerprint(self.mapping, self.key)
         other = fingerprint != self.before.fingerprint
+        if other:
+            self.closed = {}  # everything lands anew
         if not (other or self.changes or self.touched):
             return Staged(self.before)
         across = looks_across(self.connection, self.mapping, self.paths.raw, self.files)
@@ -97,12 +100,28 @@ class Staging:
 
     # ---- which files and which days
 
-    def _days_between_nights(self) -> set[str]:
-        """Days that come into view, or leave it, because the night has moved."""
-        if self.ledger.night is None:
-            return set()
-        first, last = sorted([self.ledger.night.isoformat(), self.night.isoformat()])
-        return {day for day in self.before.days if first < day <= last}
+    def _days_that_moved(self) -> set[str]:
+        """Days that come into view, or leave it, because the night or the horizon has moved."""
+        days: set[str] = set()
+        for was, now in (
+            (self.ledger.night, self.night),
+            (self.ledger.horizon, self.horizon),
+        ):
+            if was:
+                first, last = sorted([was.isoformat(), now.isoformat()])
+                days |= {day for day in self.before.days if first < day <= last}
+        return days
+
+    def _closed_days(self) -> dict[str, str]:
+        """Of files that came when some of their days were closed: the first day that was open."""
+        here_before = self.before.files.keys() | set(self.ledger.gone)
+        stayed = self.before.files.keys() & (self.here - self.changes)
+        closed = {f: day for f, day in self.before.closed.items() if f in stayed}
+        if stayed and self.ledger.night and not self.table.snapshot:
+            lookback = timedelta(days=self.mapping.shop.lookback_days)
+            open_from = (self.ledger.night - lookback).isoformat()
+            closed |= dict.fromkeys(self.here - here_before, open_from)
+        return closed
 
     def _map_everything(self) -> None:
         self.before, self.changes = TableState(), self.here
@@ -130,7 +149,7 @@ class Staging:
         self.unreadable = select_rows(
             self.connection, self.mapping, self.paths.raw, self.files, chosen
         )
-        map_table(self.connection, self.mapping, self.key, self.night)
+        map_table(self.connection, self.mapping, self.key, self.night, self.horizon, self.closed)
 
     def _mapped_days(self, files: set[str]) -> set[str]:
         self._register("some_files", pa.table({"name": pa.array(sorted(files), pa.string())}))
@@ -175,10 +194,12 @@ class Staging:
             " FROM mapped WHERE _day IS NULL GROUP BY _file"
         ).fetchall():
             undated[file] = [broken, excluded]
-        for file, number in Counter(bad.file for bad in self.unreadable).items():
-            broken, excluded = undated.get(file, [0, 0])
-            undated[file] = [broken + number, excluded]
-        return TableState(days=days, files=files, undated=undated)
+        for bad in self.unreadable:
+            undated.setdefault(bad.file, [0, 0])[0] += bad.kind == "broken"
+        late = self.connection.execute("SELECT DISTINCT _file FROM mapped WHERE _state = 'late'")
+        closed = {file: self.closed[file] for (file,) in late.fetchall()}
+        closed |= {f: d for f, d in self.before.closed.items() if f not in self.changes}
+        return TableState(days=days, files=files, undated=undated, closed=closed)
 
     def _settle_duplicates(self) -> set[str]:
         """Mark the losers in `mapped`; days not touched whose landing changes all the same.
@@ -288,7 +309,7 @@ class Staging:
         aside = (
             f"SELECT '{self.table.name}' AS table_name, _state AS kind, _reason AS reason,"
             " _file AS file, _row AS row, _payload AS payload, _day"
-            " FROM mapped WHERE _state IN ('broken', 'excluded')"
+            " FROM mapped WHERE _state IN ('broken', 'excluded', 'late')"
         )
         folder = self.work / "quarantine" / self.table.name
         files = write_days(
@@ -310,6 +331,7 @@ class Staging:
         """Rows and files without a day: those of unchanged files as before, and the new ones."""
         bad = pa.table(
             {
+                "kind": pa.array([b.kind for b in self.unreadable], pa.string()),
                 "file": pa.array([b.file for b in self.unreadable], pa.string()),
                 "row": pa.array([b.row for b in self.unreadable], pa.int64()),
                 "reason": pa.array([b.reason for b in self.unreadable], pa.string()),
@@ -318,7 +340,7 @@ class Staging:
         self._register("unreadable", bad)
         query = (
             f"SELECT * EXCLUDE (_day) FROM ({aside}) WHERE _day IS NULL"
-            f" UNION ALL SELECT '{self.table.name}', 'broken', reason, file, row, NULL"
+            f" UNION ALL SELECT '{self.table.name}', kind, reason, file, row, NULL"
             " FROM unreadable"
         )
         kept = self.before.undated.keys() - self.changes

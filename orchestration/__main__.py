@@ -22,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("--scale", choices=["small", "default", "large"], help="size of the demo shop")
     run.add_argument("--night", type=date.fromisoformat, help="YYYY-MM-DD")
     run.add_argument("--force", action="store_true", help="run even when nothing has changed")
+    run.add_argument(
+        "--rebuild", action="store_true", help="land everything anew, however late it came"
+    )
     backfill = commands.add_parser("backfill", help="run a range of nights as one run")
     backfill.add_argument("--shop", default="demo")
     backfill.add_argument("--from", dest="first", type=date.fromisoformat, required=True)
@@ -31,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "run":
-            done = run_night(asked.shop, asked.data, asked.scale, asked.night, asked.force)
+            done = run_night(
+                asked.shop, asked.data, asked.scale, asked.night, asked.force, asked.rebuild
+            )
         elif asked.command == "backfill":
             done = run_backfill(asked.shop, asked.first, asked.last)
         else:

@@ -17,7 +17,12 @@ from orchestration.lib.summary import summary
 
 
 def run_night(
-    name: str, data: Path | None, scale: str | None, night: date | None, force: bool
+    name: str,
+    data: Path | None,
+    scale: str | None,
+    night: date | None,
+    force: bool,
+    rebuild: bool = False,
 ) -> bool:
     """Run one whole night of a shop, unless the very same night is published already."""
     began = time.monotonic()
@@ -31,7 +36,9 @@ def run_night(
     if data:
         _link_raw(paths, data)
     rescaled = _choose_scale(paths, scale)
-    if not force and not rescaled and _published(shop, paths, chosen):
+    if rebuild or rescaled:
+        _start_anew(paths)
+    elif not force and _published(shop, paths, chosen):
         print(f"Nothing has changed since night {chosen} of {shop.title} was published.\n")
         print(summary(paths))
         return True
@@ -109,6 +116,21 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
             run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights
         )
     return result.success
+
+
+def _start_anew(paths: Paths) -> None:
+    """Have everything landed and the warehouse built as on the first night."""
+    from dagster import Failure
+
+    from ingest.landing import start_anew
+    from orchestration.lib.night import hold
+
+    try:
+        hold(paths)
+    except Failure as error:
+        raise ShopError(str(error.description)) from error
+    start_anew(paths)
+    (paths.home / "warehouse.json").unlink(missing_ok=True)
 
 
 def _published(shop: Shop, paths: Paths, night: date) -> bool:

@@ -60,19 +60,19 @@ def manifest_rows(night: Night) -> pa.Table:
 
 
 def quarantine_reasons(night: Night) -> dict[tuple[str, str], dict[str, Any]]:
-    """Rows set aside by (contract table, quarantined or excluded): {"reasons": {reason: rows}}."""
+    """Rows set aside by (contract table, name of their count): {"reasons": {reason: rows}}."""
     with connect() as connection:
         found = connection.execute(
             """
             SELECT table_name, kind, reason, count(*)
-            FROM read_parquet($files, union_by_name = true)
+            FROM read_parquet($files, union_by_name = true) WHERE kind <> 'empty'
             GROUP BY ALL ORDER BY table_name, kind, count(*) DESC, reason
             """,
             {"files": f"{night.paths.quarantine}/*/*.parquet"},
         ).fetchall()
     reasons: dict[tuple[str, str], dict[str, Any]] = {}
     for table, kind, reason, rows in found:
-        counted = "quarantined" if kind == "broken" else "excluded"
+        counted = {"broken": "quarantined", "late": "late"}.get(kind, "excluded")
         reasons.setdefault((table, counted), {"reasons": {}})["reasons"][reason] = rows
     return reasons
 

@@ -1,6 +1,7 @@
 """Raw files of a shop, and the contract tables they land in."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 from dagster import (
@@ -96,7 +97,7 @@ def _landing(shop: Shop) -> AssetsDefinition:
         from ingest.landing import land
 
         night = tonight(context, shop)
-        landed = land(shop, night.paths, night.night)
+        landed = land(shop, night.paths, night.night, datetime.now(UTC).date())
         night.record("landing", _as_record(landed))
         touched = len(landed.touched_days)
         context.log.info(
