@@ -26,9 +26,9 @@ SNAPSHOT_TTL = timedelta(days=14)
 def _source(view: str) -> FileSource:
     return FileSource(
         name=view,
-        path=f"{view}/part.parquet",
+        path=f"{view}/*.parquet",
         timestamp_field="event_timestamp",
-        description=f"features/{view}/part.parquet, rewritten every night",
+        description=f"the parquet files in features/{view}",
         owner=OWNER,
     )
 

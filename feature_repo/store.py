@@ -6,7 +6,9 @@ The moment of a night is the midnight (UTC) that ends it: then its snapshot is k
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import os
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from string import Template
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from feast import FeatureService, FeatureStore, FeatureView, RepoConfig
 from feast.errors import FeatureServiceNotFoundException
@@ -36,35 +39,92 @@ def night_end(night: date) -> datetime:
 
 
 def export(paths: Paths, night: date) -> dict[str, int]:
-    """Copy the warehouse's feature tables to `features/<view>/part.parquet`; returns rows by view.
+    """Copy the warehouse's feature tables to `features/<view>/<day>.parquet`; rows by view.
 
-    All files are written beside the old ones first and then renamed, so an error leaves the old
-    ones as they were. Raises FeatureError when the tables do not end with this night.
+    One file a snapshot day, and only the snapshots that can have changed since they were exported:
+    a night costs what its own snapshot costs, however many there are. All files are written beside
+    the old ones first and then renamed, so an error leaves the old ones as they were. Raises
+    FeatureError when the tables do not end with this night.
     """
-    rows, written = {}, []
+    rows: dict[str, int] = {}
+    written: list[tuple[Path, Path]] = []
+    stale: list[Path] = []
     with connect(paths.warehouse, read_only=True) as duck:
+        duck.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
         for view in _views_built_by("dbt"):
-            key = view.join_keys[0]
-            found = duck.execute(
-                f"SELECT count(*), max(event_timestamp) FROM features.{view.name}"
-            ).fetchone()
-            assert found is not None
-            rows[view.name], last = found
+            moments = dict(
+                duck.execute(
+                    f"SELECT event_timestamp, count(*) FROM features.{view.name} GROUP BY ALL"
+                ).fetchall()
+            )
+            rows[view.name] = sum(moments.values())
+            last = max(moments, default=None)
             if last != night_end(night).replace(tzinfo=None):
                 raise FeatureError(
                     f"features.{view.name} ends at {last}, not with {night}: run dbt for that night"
                 )
-            path = paths.features / view.name / "part.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(".part.parquet.next")
-            duck.execute(
-                f"COPY (FROM features.{view.name} ORDER BY {key}, event_timestamp) "
-                f"TO '{temporary}' (FORMAT parquet, COMPRESSION zstd)"
-            )
-            written.append((temporary, path))
+            folder = paths.features / view.name
+            folder.mkdir(parents=True, exist_ok=True)
+            files = {moment.date() - timedelta(days=1): moment for moment in moments}
+            made_from = _made_from(paths, sorted(files))
+            for day in _to_export(folder, made_from, night):
+                temporary = folder / f".{day}.parquet.next"
+                duck.execute(
+                    f"COPY (FROM features.{view.name} WHERE event_timestamp = '{files[day]}' "
+                    f"ORDER BY {view.join_keys[0]}) TO '{temporary}' (FORMAT parquet, "
+                    f"COMPRESSION zstd, KV_METADATA {{made_from: '{made_from[day]}'}})"
+                )
+                written.append((temporary, folder / f"{day}.parquet"))
+            wanted = {f"{day}.parquet" for day in files}
+            stale += [file for file in folder.glob("*.parquet") if file.name not in wanted]
     for temporary, path in written:
         temporary.replace(path)
+    for path in stale:
+        path.unlink()
     return rows
+
+
+def _made_from(paths: Paths, days: list[date]) -> dict[date, str]:
+    """By snapshot day, a hash of the landed days that the warehouse built it from, and of its SQL.
+
+    Empty where the warehouse does not say what it was built from.
+    """
+    built = paths.home / "warehouse.json"
+    if not built.exists():
+        return dict.fromkeys(days, "")
+    known = json.loads(built.read_text())
+    digest = hashlib.sha256(str(known["project"]).encode())
+    landed = sorted(known["days"].items())
+    made_from = {}
+    for day in days:
+        while landed and landed[0][0] <= day.isoformat():
+            digest.update("=".join(landed.pop(0)).encode())
+        made_from[day] = digest.hexdigest()
+    return made_from
+
+
+def _to_export(folder: Path, made_from: dict[date, str], night: date) -> list[date]:
+    """The snapshot days whose file is missing or of other content.
+
+    The newest snapshot of the export before may differ without a trace in `made_from`: a later
+    version of the catalogue changes the night it is landed in. So it is never trusted.
+    """
+    there = {file.stem: file for file in folder.glob("*-*-*.parquet")}
+    trusted = min(max(there, default=""), night.isoformat())
+    return [
+        day
+        for day, wanted in made_from.items()
+        if not wanted
+        or day.isoformat() >= trusted
+        or day.isoformat() not in there
+        or _metadata(there[day.isoformat()]) != wanted
+    ]
+
+
+def _metadata(file: Path) -> str | None:
+    """What a feature file says it was made from."""
+    found = (pq.read_metadata(file).metadata or {}).get(b"made_from")
+    return found.decode() if found is not None else None
 
 
 def _views_built_by(builder: str) -> list[FeatureView]:
@@ -139,7 +199,7 @@ def _entities_between(paths: Paths, view: FeatureView, start: datetime, end: dat
             f"SELECT count(DISTINCT {view.join_keys[0]}) FROM read_parquet(?)"
             " WHERE event_timestamp BETWEEN ? AND ?",
             [
-                str(paths.features / view.name / "part.parquet"),
+                str(paths.features / view.name / "*.parquet"),
                 start.replace(tzinfo=None),
                 end.replace(tzinfo=None),
             ],

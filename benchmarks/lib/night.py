@@ -41,7 +41,7 @@ def run_night(shop: str, night: date | None, *options: str) -> Took:
         process = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
-            peak = max(peak, _resident(process))
+            peak = max(peak, resident(process))
             time.sleep(_BETWEEN_LOOKS)
         seconds = time.perf_counter() - began
         output.seek(0)
@@ -57,7 +57,8 @@ def real_data(shop: str, data: Path | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _resident(process: psutil.Process) -> int:
+def resident(process: psutil.Process) -> int:
+    """Bytes resident in the process and its children; shared pages count twice."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         for each in (process, *process.children(recursive=True)):

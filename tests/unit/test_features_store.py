@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -182,7 +183,7 @@ def test_a_night_again_changes_no_byte_and_an_older_one_is_served(
     shop = Paths("tiny")
     build_warehouse(shop.warehouse, SNAPSHOTS)
     write_embeddings(shop, changed=datetime(2026, 3, 1, 12))
-    file = shop.features / "user_behaviour_v1" / "part.parquet"
+    file = shop.features / "user_behaviour_v1" / f"{NIGHT}.parquet"
     assert store.export(shop, NIGHT) == {view: 3 * n for view, (_, n) in VIEWS.items()}
     first = file.read_bytes()
     store.export(shop, NIGHT)
@@ -214,7 +215,7 @@ def test_a_failed_export_leaves_the_old_files(
     shop = Paths("tiny")
     build_warehouse(shop.warehouse, SNAPSHOTS[:2])
     store.export(shop, SNAPSHOTS[1])
-    files = [shop.features / view / "part.parquet" for view in VIEWS]
+    files = [shop.features / view / f"{SNAPSHOTS[1]}.parquet" for view in VIEWS]
     before = [file.read_bytes() for file in files]
     build_warehouse(shop.warehouse, SNAPSHOTS)
     with duckdb.connect(str(shop.warehouse)) as duck:
@@ -224,6 +225,47 @@ def test_a_failed_export_leaves_the_old_files(
         store.export(shop, NIGHT)
 
     assert [file.read_bytes() for file in files] == before
+    assert not list(shop.features.glob(f"*/{NIGHT}.parquet"))
+
+
+def landed(shop: Paths, **digests: str) -> None:
+    """What the warehouse was built from, as the step that builds it says."""
+    days = {day.replace("_", "-")[1:]: digest for day, digest in digests.items()}
+    (shop.home / "warehouse.json").write_text(json.dumps({"project": "p", "days": days}))
+
+
+def test_only_snapshots_that_can_have_changed_are_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    shop = Paths("tiny")
+    folder = shop.features / "user_behaviour_v1"
+
+    def export(night: date, snapshots: list[date], **digests: str) -> set[str]:
+        """The files that are new after it."""
+        before = {file: file.stat().st_ino for file in folder.glob("*.parquet")}
+        build_warehouse(shop.warehouse, snapshots)
+        landed(shop, **digests)
+        rows = store.export(shop, night)
+        assert rows["user_behaviour_v1"] == USERS * len(snapshots)
+        assert {file.stem for file in folder.glob("*.parquet")} == {str(d) for d in snapshots}
+        return {f.stem for f in folder.glob("*.parquet") if before.get(f) != f.stat().st_ino}
+
+    first, second, third = SNAPSHOTS
+    earlier = date(2026, 3, 3)
+    days = {"d2026_02_05": "a", "d2026_02_28": "b"}
+    assert export(earlier, [first, second, earlier], **days) == {
+        str(first), str(second), str(earlier)
+    }  # fmt: skip
+    # the night goes on: its own snapshot, and the one of yesterday goes
+    assert export(third, SNAPSHOTS, **days) == {str(third)}
+    # a late row on a day that the last Sunday knew
+    assert export(third, SNAPSHOTS, **days | {"d2026_02_28": "late"}) == {str(second), str(third)}
+    # other SQL, or a file that somebody else has written
+    (folder / f"{first}.parquet").write_bytes((folder / f"{third}.parquet").read_bytes())
+    assert str(first) in export(third, SNAPSHOTS, **days | {"d2026_02_28": "late"})
+    (folder / f"{first}.parquet").unlink()
+    assert str(first) in export(third, SNAPSHOTS, **days | {"d2026_02_28": "late"})
 
 
 def test_export_refuses_a_warehouse_of_another_night(paths: Paths) -> None:
@@ -239,7 +281,7 @@ def test_columns_of_contract_parquet_and_registry_agree(paths: Paths, view: str)
         )
         for column in columns(view)
     }
-    parquet = pq.read_schema(paths.features / view / "part.parquet")
+    parquet = pq.read_schema(paths.features / view / f"{NIGHT}.parquet")
     registered = store.open_store(paths).get_feature_view(view)
     fields = [*registered.entity_columns, *registered.features]
 

@@ -1,0 +1,227 @@
+"""One step of a night's data path at a time, each in a process of its own, and what it took.
+
+    python -m benchmarks.lib.steps <step> <arguments as JSON>
+
+runs a step below `PERENNIAL_VAR` and prints its seconds and its rows; `run` starts that and watches
+the memory. The steps are the functions that Dagster's assets call, without Dagster around them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.lib.night import resident
+from core.duck import connect
+from core.paths import Paths
+from core.shop import ROOT, Shop, load_shop
+
+SHOP = "demo"
+_BETWEEN_LOOKS = 0.1  # seconds
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step took: seconds inside it, rows it worked on, most bytes resident at any look."""
+
+    seconds: float
+    rows: int
+    peak: int
+    said: dict[str, Any]
+
+
+def run(name: str, **arguments: Any) -> Step:
+    """Run a step in a process of its own; exits with the step's own words when it fails."""
+    command = [sys.executable, "-m", "benchmarks.lib.steps", name, json.dumps(arguments)]
+    with tempfile.TemporaryFile("w+") as output:
+        process = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, resident(process))
+            time.sleep(_BETWEEN_LOOKS)
+        output.seek(0)
+        lines = output.read().splitlines()
+    if process.returncode:
+        raise SystemExit("\n".join(lines))
+    said = json.loads(next(line for line in reversed(lines) if line.startswith('{"seconds"')))
+    return Step(said.pop("seconds"), said.pop("rows"), peak, said)
+
+
+def simulate(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any]:
+    """Raw files up to the night, as the demo shop delivers them."""
+    from shops.demo.source import fetch
+
+    before = _raw_rows(paths)
+    fetch(paths.raw, night, scale)
+    return {"rows": _raw_rows(paths) - before}
+
+
+def land(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """Raw files into landing."""
+    from ingest.landing import land
+
+    before = _counts(paths)
+    landed = land(shop, paths, night)
+    counts = {name: vars(counts) for name, counts in landed.tables.items()}
+    (paths.home / "counts.json").write_text(json.dumps(counts))
+    after = sum(each["mapped"] for each in counts.values())
+    return {"rows": after - sum(each["mapped"] for each in before.values())}
+
+
+def audit(shop: Shop, paths: Paths, night: date, stage: str) -> dict[str, Any]:
+    """Every check of a stage; a failed one ends the benchmark."""
+    from audit.suites import run as audit_stage
+
+    counts = _counts(paths) if stage == "landing" else None
+    began = time.perf_counter()
+    import great_expectations  # noqa: F401
+
+    imported = time.perf_counter() - began
+    checks = audit_stage(stage, shop, paths, night, counts)
+    failed = [check.message for check in checks if check.blocking and not check.passed]
+    if failed:
+        raise SystemExit("\n".join(failed))
+    return {"rows": len(checks), "importing": imported}
+
+
+def warehouse(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """dbt as the nightly step runs it: the marts, the feature tables and their tests."""
+    from orchestration.lib import dbt
+
+    os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
+    first = dbt.build(shop, paths, night)
+    return {"rows": _rows(paths.warehouse, "marts.fct_events"), "first": str(first)}
+
+
+def script(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """The floor: the very SQL that dbt compiles for a full refresh, in one script, without dbt."""
+    from orchestration.lib import dbt
+
+    models = dbt.compiled(shop, paths, night)
+    file = paths.home / "script.duckdb"
+    file.unlink(missing_ok=True)
+    began = time.perf_counter()
+    with connect(file) as duck:
+        duck.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
+        for schema in ("staging", "intermediate", "marts", "features"):
+            duck.execute(f"CREATE SCHEMA {schema}")
+        for kind, relation, select in models:
+            duck.execute(f"CREATE {kind} {relation} AS {select}")
+        duck.execute("CHECKPOINT")
+    seconds = time.perf_counter() - began
+    rows = _rows(file, "marts.fct_events")
+    file.unlink()
+    return {"rows": rows, "seconds": seconds}
+
+
+def export(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """Feature tables to parquet."""
+    from feature_repo.store import export as export_features
+
+    return {"rows": sum(export_features(paths, night).values())}
+
+
+def materialize(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """The night's features to the online store."""
+    from feature_repo.store import apply
+    from feature_repo.store import materialize as bring_online
+
+    apply(shop.name, paths)
+    return {"rows": sum(bring_online(paths, night).values())}
+
+
+def embed(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """Texts of the catalogue as vectors; what is new only."""
+    from orchestration.defs.features.assets import embed_items
+    from orchestration.lib.night import Night
+
+    return {"rows": embed_items(Night(shop, paths, night))[1]}
+
+
+def lists(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """Popularity lists for everyone, as a shop's first nights publish them: no model."""
+    paths.recommendations.mkdir(exist_ok=True)
+    with connect(paths.warehouse, read_only=True) as duck:
+        duck.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
+        duck.execute(
+            f"""
+            COPY (
+              WITH best AS (
+                SELECT item_id, units::DOUBLE AS score,
+                       row_number() OVER (ORDER BY units DESC, item_id)::INTEGER AS rank
+                FROM (SELECT item_id, coalesce(sum(units), 0) AS units
+                      FROM marts.dim_items LEFT JOIN marts.item_daily_stats USING (item_id)
+                      WHERE is_catalogued GROUP BY item_id)
+                ORDER BY rank LIMIT 50)
+              SELECT DATE '{night}' AS night, user_id, rank, item_id, score,
+                     'popular now' AS reason, 'popularity' AS model_version
+              FROM marts.dim_users CROSS JOIN best ORDER BY user_id, rank
+            ) TO '{paths.recommendations / f"{night}.parquet"}' (FORMAT parquet)"""
+        )
+        found = duck.execute("SELECT 50 * count(*) FROM marts.dim_users").fetchall()
+    return {"rows": found[0][0]}
+
+
+def publish(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """The audited tables to the file that analysts open."""
+    from audit.publish import MANIFEST_SCHEMA
+    from audit.publish import publish as publish_night
+
+    published = publish_night(shop, paths, night, MANIFEST_SCHEMA.empty_table())
+    return {"rows": sum(published.tables.values())}
+
+
+def _raw_rows(paths: Paths) -> int:
+    if not any(paths.raw.glob("events/*.parquet")):
+        return 0
+    with connect() as duck:
+        found = duck.execute(
+            "SELECT sum(num_rows) FROM parquet_file_metadata(?)", [f"{paths.raw}/events/*.parquet"]
+        ).fetchall()
+    return int(found[0][0])
+
+
+def _counts(paths: Paths) -> dict[str, Any]:
+    path = paths.home / "counts.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _rows(file: Path, table: str) -> int:
+    with connect(file, read_only=True) as duck:
+        return int(duck.execute(f"SELECT count(*) FROM {table}").fetchall()[0][0])
+
+
+STEPS: dict[str, Callable[..., dict[str, Any]]] = {
+    step.__name__: step
+    for step in (
+        simulate, land, audit, warehouse, script, export, materialize, embed, lists, publish
+    )
+}  # fmt: skip
+
+
+def main(name: str, arguments: str) -> None:
+    """Run one step and print what it took as one line of JSON."""
+    given = json.loads(arguments)
+    given["night"] = date.fromisoformat(given["night"])
+    shop, paths = load_shop(SHOP), Paths(SHOP)
+    paths.home.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    said = STEPS[name](shop, paths, **given)
+    took = time.perf_counter() - began
+    print("\n" + json.dumps({"seconds": said.pop("seconds", took), **said}), flush=True)
+    os._exit(0)  # DuckDB's bindings print pages about leaks while the interpreter is torn down
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
