@@ -1,4 +1,4 @@
-"""Rows that come after their day was closed, and rows from the future: kept, and taken in on time."""
+"""Rows after their day was closed, and rows from the future: kept, and taken in on time."""
 
 from __future__ import annotations
 
