@@ -272,6 +272,16 @@ _OPEN = """
       FROM {batch} WHERE event_type <> 'exposure'
     )"""
 
+# Of the tables without a mart of one row per row, what landed is what the marts are made from.
+_IN_MARTS = """
+    WITH arrived AS (
+      SELECT 'events' AS table_name, count(*) AS in_marts FROM {batch} UNION ALL
+      SELECT 'items', count(*) FROM landing_items UNION ALL
+      SELECT 'reviews', count(*) FROM landing_reviews UNION ALL
+      SELECT 'messages', count(*) FROM landing_messages
+    ),
+    accounts AS (SELECT * FROM accounting JOIN arrived USING (table_name))"""
+
 _MARTS = [
     *(
         _key("marts", table, columns)
@@ -292,6 +302,29 @@ _MARTS = [
             SELECT event_date, coalesce(landed, 0) AS landed, coalesce(built, 0) AS built
             FROM landed FULL JOIN built USING (event_date) WHERE landed IS DISTINCT FROM built
             """
+        ),
+    ),
+    _blocking(
+        "marts.fct_events.every_row_accounted",
+        "fct_events",
+        "rows read = rows in the marts + duplicates + quarantined + excluded + later",
+        Rows(
+            _IN_MARTS
+            + """
+            SELECT table_name, mapped AS rows_read, in_marts, landed, deduplicated, quarantined,
+                   excluded, later
+            FROM accounts
+            WHERE mapped <> in_marts + deduplicated + quarantined + excluded + later
+            """,
+            _IN_MARTS
+            + """
+            SELECT coalesce(string_agg(
+              format('{}: {:,} read = {:,} in the marts + {:,} duplicates + {:,} quarantined '
+                     '+ {:,} excluded + {:,} later', table_name, mapped::BIGINT, in_marts,
+                     deduplicated::BIGINT, quarantined::BIGINT, excluded::BIGINT, later::BIGINT),
+              '; ' ORDER BY table_name), 'not evaluated: no counts were handed in')
+            FROM accounts
+            """,
         ),
     ),
     _blocking(

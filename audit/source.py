@@ -45,6 +45,8 @@ def setup(
     statements += [f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)"]
     statements += _views(paths.warehouse, "warehouse", ("marts", "features"))
     statements += _published(paths)
+    if stage == "marts":
+        statements += _accounting(paths, counts or {})
     if stage == "features":
         statements.append(_parquet(EMBEDDING_VIEW, paths.features / EMBEDDING_VIEW, "*.parquet"))
     if stage == "recommendations":

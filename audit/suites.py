@@ -34,9 +34,10 @@ def run(
 ) -> list[Check]:
     """Run every check of `stage` for `night`; write its JSON and the night's Data Docs.
 
-    `counts` (landing only) is the row accounting of ingestion per contract table. The landing audit
-    opens the night: it removes the results of an earlier run of the same night. Raises AuditError
-    when the data of the stage are not there; a check that fails is in the result, never raised.
+    `counts` (landing and marts) is the row accounting of ingestion per contract table. The landing
+    audit opens the night: it removes the results of an earlier run of the same night. Raises
+    AuditError when the data of the stage are not there; a check that fails is in the result, never
+    raised.
     """
     for stale in STAGES if stage == STAGES[0] else (stage,):
         results.path(paths, night, stale).unlink(missing_ok=True)

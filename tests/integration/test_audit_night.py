@@ -505,6 +505,26 @@ def test_the_rows_of_ingestion_must_add_up(paths):
         assert {check.name: check.passed for check in checks}[name] is passed
 
 
+def test_every_row_that_was_read_is_in_the_marts_or_has_a_name(paths):
+    landed = paths.landing / "events" / "*" / "*.parquet"
+    rows = duckdb.execute(f"SELECT count(*) FROM '{landed}'").fetchall()[0][0]
+    good = dict.fromkeys(("deduplicated", "quarantined", "excluded", "later"), 2)
+    good |= {"mapped": rows + 8, "landed": rows}
+    name = "marts.fct_events.every_row_accounted"
+    for mapped, passed in ((rows + 8, True), (rows + 9, False)):
+        checks = suites.run("marts", SHOP, paths, TONIGHT, {"events": {**good, "mapped": mapped}})
+        found = {check.name: check for check in checks}[name]
+        assert found.passed is passed
+        assert found.observed == (
+            f"events: {mapped:,} read = {rows:,} in the marts + 2 duplicates + 2 quarantined"
+            " + 2 excluded + 2 later"
+        )
+    with duckdb.connect(str(paths.warehouse)) as connection:
+        connection.execute("DELETE FROM marts.fct_events WHERE rowid = 0")
+    checks = suites.run("marts", SHOP, paths, TONIGHT, {"events": good})
+    assert not {check.name: check for check in checks}[name].passed
+
+
 # --- results and docs --------------------------------------------------------------------------
 
 

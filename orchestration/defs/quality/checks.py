@@ -61,7 +61,8 @@ def _stage(shop: Shop, stage: str) -> AssetChecksDefinition:
         from audit.suites import run
 
         night = tonight(context, shop)
-        counts = night.recall("landing")["tables"] if stage == "landing" else None
+        counted = stage in ("landing", "marts")
+        counts = night.recall("landing")["tables"] if counted else None
         results = run(stage, shop, night.paths, night.night, counts)
         failed = [check for check in results if not check.passed]
         context.log.info(f"{len(results) - len(failed)} of {len(results)} checks passed")
