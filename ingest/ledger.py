@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
-_VERSION = 2  # raised when the layout of landing or ledger changes; an older one is not read
+_VERSION = 3  # raised when the layout of landing or ledger changes; an older one is not read
 
 
 @dataclass

@@ -8,11 +8,15 @@
             its own night) or 'late' (its day was closed when its file came)
 - `_reason` why it is broken, excluded or late
 - `_payload` those rows as the SELECT returned them, as JSON, with the pseudonym for the shopper
+
+Personal data in free text is masked on the way (`ingest.personal_data`), and a row of somebody who
+is forgotten is excluded without a payload.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -24,11 +28,13 @@ import pyarrow as pa
 
 from core.shop import Shop, ShopError
 from ingest.contract import PROVENANCE, TABLES, Column, Table
-from ingest.pseudonym import pseudonyms
+from ingest.personal_data import FREE_TEXT, mask_columns, told
+from ingest.pseudonym import ERASED, NOBODY, Forgotten, pseudonyms
 from ingest.raw import Unreadable, damaged_files, open_view
 
 FUTURE = "timestamp_in_the_future"
 TOO_LATE = "too late: its day was closed when the file came; REBUILD=1 takes it in"
+_log = logging.getLogger(__name__)
 
 # Operators of DuckDB's plan that make each of their rows from one row
 _ROW_BY_ROW = {
@@ -163,6 +169,7 @@ def map_table(
     night: date,
     horizon: date | None = None,
     closed: dict[str, str] | None = None,
+    forgotten: Forgotten = NOBODY,
 ) -> None:
     """Turn `selected` into `mapped` (see the module); ShopError when columns are not as agreed.
 
@@ -174,7 +181,10 @@ def map_table(
     problems = column_problems(table, types)
     if problems:
         raise ShopError(f"{mapping.name}: " + "; ".join(problems))
-    _number_shoppers(connection, table, types, key)
+    _number_shoppers(connection, table, types, key, forgotten)
+    free_text = [name for name in FREE_TEXT.get(table.name, ()) if name in types]
+    masked = mask_columns(connection, "selected", free_text, mapping.shop.time_zone)
+    types = selected_types(connection)
     connection.register("closed", _closed_table(closed or {}))
     # a price of the catalogue may be meant for next month
     future = "NULL" if table.snapshot or horizon is None else f"DATE '{horizon}'"
@@ -187,12 +197,13 @@ def map_table(
         for column in table.columns
     ]
     reason = "_exclude" if "_exclude" in types else "NULL"
+    erased = " OR ".join(f"by_{name}.forgotten" for name in table.personal if name in types)
     payload = ", ".join(f"'{column.name}', given_{column.name}::VARCHAR" for column in given)
     connection.execute(f"""
         CREATE OR REPLACE TEMP TABLE mapped AS
         WITH given AS (
             SELECT {", ".join(inputs)}, _file::VARCHAR AS _file, _row::BIGINT AS _row,
-                {reason}::VARCHAR AS _excluded
+                {reason}::VARCHAR AS _excluded, coalesce({erased or "false"}, false) AS _erased
             FROM selected {_shopper_join(table, types)}
         ),
         typed AS (SELECT *, {", ".join(typed)} FROM given),
@@ -202,20 +213,24 @@ def map_table(
             FROM typed LEFT JOIN closed ON closed.file = _file
         )
         SELECT {", ".join(column.name for column in table.columns)}, _file, _row, _day,
-            CASE WHEN _future THEN 'broken'
+            CASE WHEN _future AND NOT _erased THEN 'broken'
                 WHEN _day > DATE '{night}' THEN 'later'
-                WHEN _excluded IS NOT NULL THEN 'excluded'
+                WHEN _erased OR _excluded IS NOT NULL THEN 'excluded'
                 WHEN _fault IS NOT NULL THEN 'broken'
                 WHEN _late THEN 'late'
                 ELSE 'ok' END AS _state,
-            CASE WHEN _future THEN '{FUTURE}'
+            CASE WHEN _erased AND _state <> 'later' THEN '{ERASED}'
+                WHEN _future THEN '{FUTURE}'
                 WHEN _state <> 'later' THEN
                 coalesce(_excluded, _fault, CASE WHEN _late THEN '{TOO_LATE}' END)
                 END AS _reason,
-            CASE WHEN _reason IS NOT NULL THEN json_object({payload})::VARCHAR END AS _payload
+            CASE WHEN _reason <> '{ERASED}' THEN json_object({payload})::VARCHAR END AS _payload
         FROM judged
     """)
     connection.execute("DROP TABLE selected")
+    masked += mask_columns(connection, "mapped", ["_payload"], mapping.shop.time_zone)
+    if masked:
+        _log.info(f"{table.name}: personal data masked in the texts of {told(masked)}")
     _refuse_rows_from_nowhere(connection, mapping)
 
 
@@ -235,15 +250,19 @@ def column_problems(table: Table, types: dict[str, str]) -> list[str]:
 
 
 def _number_shoppers(
-    connection: duckdb.DuckDBPyConnection, table: Table, types: dict[str, str], key: bytes
+    connection: duckdb.DuckDBPyConnection,
+    table: Table,
+    types: dict[str, str],
+    key: bytes,
+    forgotten: Forgotten,
 ) -> None:
-    """Make `shoppers` (identity, pseudonym) from the distinct ids in `selected`."""
+    """Make `shoppers` (identity, pseudonym, forgotten) from the distinct ids in `selected`."""
     identities: set[str] = set()
     for name in table.personal:
         if name in types:
             found = connection.execute(f"SELECT DISTINCT {name}::VARCHAR FROM selected").fetchall()
             identities |= {identity for (identity,) in found if identity}
-    connection.register("shoppers", pseudonyms(key, sorted(identities)))
+    connection.register("shoppers", pseudonyms(key, sorted(identities), forgotten))
 
 
 def _closed_table(closed: dict[str, str]) -> pa.Table:

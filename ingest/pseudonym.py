@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,8 @@ import pyarrow as pa
 from core.paths import Paths
 
 VARIABLE = "PERENNIAL_PSEUDONYM_KEY"
+ERASED = "erased on request"
+"""Why a row of a forgotten person does not land."""
 _HEX_DIGITS = 32  # 128 bits: no collision among any number of shoppers
 
 
@@ -37,6 +41,56 @@ def load_key(paths: Paths) -> bytes:
     return text.encode()
 
 
+@dataclass(frozen=True)
+class Forgotten:
+    """The people who asked to be erased, as marks that say neither their ids nor pseudonyms."""
+
+    key: bytes = b""
+    marks: frozenset[str] = frozenset()
+
+    def mark(self, identity: str) -> str:
+        """HMAC-SHA256 of the shop's own id, under a key that is used for nothing else."""
+        return hmac.digest(self.key, identity.encode(), hashlib.sha256).hex()
+
+    def __contains__(self, identity: str) -> bool:
+        """Whether this person is to be dropped at the door."""
+        return bool(self.marks) and self.mark(identity) in self.marks
+
+
+NOBODY = Forgotten()
+
+
+def load_forgotten(paths: Paths) -> Forgotten:
+    """Who is forgotten in this shop, from `forgotten.json`; nobody when there is no such file.
+
+    The key is apart from the pseudonym's, which may be rotated when raw ids are long gone.
+    """
+    file = paths.home / "forgotten.json"
+    if not file.exists():
+        return Forgotten()
+    return Forgotten(
+        (paths.secrets / "forgotten.key").read_bytes().strip(),
+        frozenset(json.loads(file.read_text())["marks"]),
+    )
+
+
+def forget_at_the_door(paths: Paths, identity: str) -> None:
+    """From now on rows of this person do not land; doing it twice changes nothing."""
+    key = paths.secrets / "forgotten.key"
+    file = paths.home / "forgotten.json"
+    if not key.exists():
+        if file.exists():
+            raise ValueError(f"{key} is lost, without which {file} says nothing: restore it")
+        _generate(key)
+    known = load_forgotten(paths)
+    mark = Forgotten(key.read_bytes().strip()).mark(identity)
+    if mark in known.marks:
+        return
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps({"marks": sorted({*known.marks, mark})}, indent=1) + "\n")
+    new.replace(file)
+
+
 def _generate(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.parent.chmod(0o700)
@@ -53,12 +107,13 @@ def pseudonym(key: bytes, identity: str) -> str:
     return hmac.digest(key, identity.encode(), hashlib.sha256).hex()[:_HEX_DIGITS]
 
 
-def pseudonyms(key: bytes, identities: Iterable[str]) -> pa.Table:
-    """A table `identity, pseudonym` to join back, one row per identity given."""
+def pseudonyms(key: bytes, identities: Iterable[str], forgotten: Forgotten = NOBODY) -> pa.Table:
+    """A table `identity, pseudonym, forgotten` to join back, one row per identity given."""
     names = list(identities)
     return pa.table(
         {
             "identity": pa.array(names, pa.string()),
             "pseudonym": pa.array([pseudonym(key, name) for name in names], pa.string()),
+            "forgotten": pa.array([name in forgotten for name in names], pa.bool_()),
         }
     )

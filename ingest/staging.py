@@ -29,7 +29,7 @@ from ingest.parts import (
     write,
     write_days,
 )
-from ingest.pseudonym import pseudonym
+from ingest.pseudonym import load_forgotten, pseudonym
 from ingest.raw import Unreadable
 
 
@@ -149,7 +149,15 @@ class Staging:
         self.unreadable = select_rows(
             self.connection, self.mapping, self.paths.raw, self.files, chosen
         )
-        map_table(self.connection, self.mapping, self.key, self.night, self.horizon, self.closed)
+        map_table(
+            self.connection,
+            self.mapping,
+            self.key,
+            self.night,
+            self.horizon,
+            self.closed,
+            load_forgotten(self.paths),
+        )
 
     def _mapped_days(self, files: set[str]) -> set[str]:
         self._register("some_files", pa.table({"name": pa.array(sorted(files), pa.string())}))
