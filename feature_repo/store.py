@@ -9,7 +9,9 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from string import Template
@@ -26,11 +28,13 @@ from feast.types import from_feast_to_pyarrow_type
 
 from core.duck import connect
 from core.paths import Paths
+from core.profile import servers, settings_file
 from feature_repo import FeatureError, definitions
 
 _CONFIG = Path(__file__).with_name("feature_store.yaml")
 _IDS_PER_READ = 1_000
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)
+_FOREVER = 1 << 62
 
 
 def night_end(night: date) -> datetime:
@@ -132,27 +136,37 @@ def _views_built_by(builder: str) -> list[FeatureView]:
 
 
 def open_store(paths: Paths) -> FeatureStore:
-    """The shop's Feast store, as `feature_store.yaml` says.
-
-    `PERENNIAL_FEATURE_STORE` names another such file (Redis, PostgreSQL: docs/features.md).
-    """
-    file = Path(os.environ.get("PERENNIAL_FEATURE_STORE", _CONFIG))
+    """The shop's Feast store, as the profile's `feature_store.yaml` says."""
+    file = settings_file(_CONFIG)
     known = {"PERENNIAL_SHOP": paths.shop, "PERENNIAL_SHOP_HOME": str(paths.home)}
     settings = yaml.safe_load(Template(file.read_text()).substitute({**os.environ, **known}))
     paths.feast.mkdir(parents=True, exist_ok=True)
+    # it would rather have the scheme postgresql+psycopg, which Dagster's storage does not know
+    logging.getLogger("feast.repo_config").setLevel(logging.ERROR)
     return FeatureStore(config=RepoConfig(repo_path=file.parent, **settings))
+
+
+@contextlib.contextmanager
+def _opened(paths: Paths) -> Iterator[FeatureStore]:
+    """The store, and no open connection afterwards: Feast itself closes none."""
+    store = open_store(paths)
+    try:
+        with servers():
+            yield store
+    finally:
+        if engine := getattr(store._registry, "write_engine", None):
+            engine.dispose()
 
 
 def apply(shop_name: str, paths: Paths) -> None:
     """Make the registry hold exactly the entities, views and services of `definitions`."""
     if shop_name != paths.shop:
         raise FeatureError(f"these are the paths of {paths.shop}, not of {shop_name}")
-    store = open_store(paths)
     wanted: list[FeastObject] = [*definitions.ENTITIES, *definitions.VIEWS, *definitions.SERVICES]
     names = {thing.name for thing in wanted}
-    registered: list[FeastObject] = [*store.list_feature_services(), *store.list_feature_views()]
-    gone = [thing for thing in registered if thing.name not in names]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _opened(paths) as store, contextlib.redirect_stdout(io.StringIO()):
+        there: list[FeastObject] = [*store.list_feature_services(), *store.list_feature_views()]
+        gone = [thing for thing in there if thing.name not in names]
         store.apply(wanted, objects_to_delete=gone, partial=False)
 
 
@@ -162,8 +176,8 @@ def training_set(paths: Paths, service: str, entities: pa.Table) -> pa.Table:
     `entities` has the service's ids and event_timestamp (naive means UTC); every row comes back
     once, in its place, its columns untouched. What was not known then is NULL.
     """
-    store = open_store(paths)
-    return store.get_historical_features(entities, _service(store, service)).to_arrow()  # type: ignore[arg-type]
+    with _opened(paths) as store:
+        return store.get_historical_features(entities, _service(store, service)).to_arrow()  # type: ignore[arg-type]
 
 
 def _service(store: FeatureStore, name: str) -> FeatureService:
@@ -183,13 +197,13 @@ def materialize(paths: Paths, night: date) -> dict[str, int]:
     Always the whole range of what is still valid, never incrementally: Feast would miss a late row
     without a word.
     """
-    store, end = open_store(paths), night_end(night)
-    rows = {}
-    for view in sorted(store.list_feature_views(), key=lambda view: view.name):
-        start = end - view.ttl if view.ttl else _FIRST
-        with contextlib.redirect_stdout(io.StringIO()):
-            store.materialize(start, end, feature_views=[view.name])
-        rows[view.name] = _entities_between(paths, view, start, end)
+    end, rows = night_end(night), {}
+    with _opened(paths) as store:
+        for view in sorted(store.list_feature_views(), key=lambda view: view.name):
+            start = end - view.ttl if view.ttl else _FIRST
+            with contextlib.redirect_stdout(io.StringIO()):
+                store.materialize(start, end, feature_views=[view.name])
+            rows[view.name] = _entities_between(paths, view, start, end)
     return rows
 
 
@@ -214,25 +228,28 @@ def online(
     """The service's features in the online store: one row an id, in the order asked.
 
     `ids` holds the service's join keys, such as `{"user_id": [...]}`. A feature that is missing is
-    NULL, and so is one that is not valid at `at` (default: the end of the night that was brought
-    online last): not yet known, or its time to live is over. Feast would return those all the same.
+    NULL, and so is one that is not valid at `at`: not yet known then, or its time to live over.
+    Feast would return those all the same. Without `at` everything that is there is known, and the
+    time to live ends at the end of the night that was brought online last: while a night is being
+    written, its rows are served beside those of the night before.
     """
-    store = open_store(paths)
-    chosen = _service(store, service)
-    projections = chosen.feature_view_projections
-    views = {name: store.get_feature_view(name) for name in (p.name for p in projections)}
-    keys = {key for view in views.values() for key in view.join_keys}
-    if set(ids) != keys or len({len(values) for values in ids.values()}) != 1:
-        raise FeatureError(f"{service} wants as many values each of: {', '.join(sorted(keys))}")
-    moment = int((at or _last_online(views)).timestamp())
-    read = _read_online(store, chosen, ids)
+    with _opened(paths) as store:
+        chosen = _service(store, service)
+        projections = chosen.feature_view_projections
+        views = {p.name: store.get_feature_view(p.name) for p in projections}
+        keys = {key for view in views.values() for key in view.join_keys}
+        if set(ids) != keys or len({len(values) for values in ids.values()}) != 1:
+            raise FeatureError(f"{service} wants as many values each of: {', '.join(sorted(keys))}")
+        moment = int((at or _last_online(views)).timestamp())
+        newest = moment if at else _FOREVER
+        read = _read_online(store, chosen, ids)
     columns = {key: pa.array(values, pa.string()) for key, values in ids.items()}
     for projection in projections:
         ttl = views[projection.name].ttl
         oldest = moment - int(ttl.total_seconds()) if ttl else 0
         for field in projection.features:
             values = [
-                feast_value_type_to_python_type(value) if oldest <= stamp <= moment else None
+                feast_value_type_to_python_type(value) if oldest <= stamp <= newest else None
                 for value, stamp in read[field.name]
             ]
             # from_pandas: Feast turned NULL into NaN on the way in

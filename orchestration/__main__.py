@@ -8,6 +8,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from core.profile import ProfileError
 from core.shop import ShopError
 from orchestration.lib.commands import run_backfill, run_night, run_ui
 
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             done = run_backfill(asked.shop, asked.first, asked.last)
         else:
             done = run_ui(asked.port)
-    except ShopError as error:
+    except (ShopError, ProfileError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0 if done else 1

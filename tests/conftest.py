@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.servers import Servers, running, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -61,3 +64,12 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(f"the real data are not at {REAL_DATA}")
     return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def team_servers() -> Iterator[Servers]:
+    """A real Redis and PostgreSQL of this test run; skips where they are not installed."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with running() as servers:
+        yield servers

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.paths import Paths, var_folder
+from core.profile import check_servers, servers, settings_file
 from core.shop import ROOT, Shop, ShopError, load_shop
 from orchestration.lib.summary import summary
 
@@ -71,10 +72,11 @@ def run_ui(port: int) -> bool:
 
 
 def prepare_environment() -> None:
-    """Dagster's home below `var/`, and the telemetry of every library off."""
+    """Dagster's home below `var/` with the profile's settings, and every telemetry off."""
+    check_servers()
     home = var_folder() / "dagster"
     home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(ROOT / "dagster.yaml", home / "dagster.yaml")
+    shutil.copyfile(settings_file(ROOT / "dagster.yaml"), home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["PERENNIAL_VAR"] = str(var_folder())
     for name, value in {
@@ -111,7 +113,7 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     nights: dict[str, Any] = (
         {"partition_key": last.isoformat()} if first == last else {"tags": tags}
     )
-    with DagsterInstance.get() as instance:
+    with servers(), DagsterInstance.get() as instance:
         result = job.execute_in_process(
             run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights
         )

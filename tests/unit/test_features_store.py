@@ -1,4 +1,7 @@
-"""Export, registry, training sets and online reads of a small shop, end to end but for dbt."""
+"""Export, registry, training sets and online reads of a small shop, end to end but for dbt.
+
+Whatever touches registry or online store runs on both profiles: SQLite, and real servers.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def columns(view: str) -> list[dict[str, str]]:
     return list(model["columns"])
 
 
-def build_warehouse(path: Path, snapshots: list[date]) -> None:
+def build_warehouse(path: Path, snapshots: list[date], seed: int = 7) -> None:
     """Feature tables in the columns of the dbt contract, every value random, one in five NULL."""
-    random = np.random.default_rng(7)
+    random = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(path)) as duck:
         duck.execute("CREATE SCHEMA IF NOT EXISTS features")
@@ -80,10 +83,30 @@ def write_embeddings(paths: Paths, changed: datetime) -> None:
     pq.write_table(pa.table(table), path)
 
 
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paths]:
+def settings(profile: str, request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a profile in which nothing was applied yet."""
+    if profile == "embedded":
+        return {"PERENNIAL_PROFILE": "embedded"}
+    return request.getfixturevalue("team_servers").fresh()
+
+
+@pytest.fixture(params=["embedded", "team"])
+def new(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """A shop without a night, on either profile."""
+    for name, value in settings(request.param, request).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    return Paths("tiny")
+
+
+@pytest.fixture(scope="module", params=["embedded", "team"])
+def paths(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Paths]:
     """A shop whose night was exported, applied and brought online."""
     with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings(request.param, request).items():
+            patch.setenv(name, value)
         patch.setenv("PERENNIAL_VAR", str(tmp_path_factory.mktemp("var")))
         shop = Paths("tiny")
         build_warehouse(shop.warehouse, SNAPSHOTS)
@@ -163,38 +186,30 @@ def test_online_wants_the_keys_of_the_service(paths: Paths) -> None:
     assert store.online(paths, "user_state_v1", {"user_id": []}).num_rows == 0
 
 
-def test_before_the_first_night_it_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
-    new = Paths("new")
+def test_before_the_first_night_it_says_what_to_do(new: Paths) -> None:
     store_of_new = entities("user_id", ["u0"], store.night_end(NIGHT))
     with pytest.raises(FeatureError, match="call apply first"):
         store.training_set(new, "user_state_v1", store_of_new)
-    store.apply("new", new)
+    store.apply("tiny", new)
     with pytest.raises(FeatureError, match="call materialize first"):
         store.online(new, "user_state_v1", {"user_id": ["u0"]})
 
 
-def test_a_night_again_changes_no_byte_and_an_older_one_is_served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
-    shop = Paths("tiny")
-    build_warehouse(shop.warehouse, SNAPSHOTS)
-    write_embeddings(shop, changed=datetime(2026, 3, 1, 12))
-    file = shop.features / "user_behaviour_v1" / f"{NIGHT}.parquet"
-    assert store.export(shop, NIGHT) == {view: 3 * n for view, (_, n) in VIEWS.items()}
+def test_a_night_again_changes_no_byte_and_an_older_one_is_served(new: Paths) -> None:
+    build_warehouse(new.warehouse, SNAPSHOTS)
+    write_embeddings(new, changed=datetime(2026, 3, 1, 12))
+    file = new.features / "user_behaviour_v1" / f"{NIGHT}.parquet"
+    assert store.export(new, NIGHT) == {view: 3 * n for view, (_, n) in VIEWS.items()}
     first = file.read_bytes()
-    store.export(shop, NIGHT)
+    store.export(new, NIGHT)
     assert file.read_bytes() == first
 
-    store.apply("tiny", shop)
-    store.materialize(shop, NIGHT)
-    store.apply("tiny", shop)
-    newer = store.online(shop, "user_state_v1", {"user_id": ["u0"]})
-    written = store.materialize(shop, SNAPSHOTS[1])
-    older = store.online(shop, "user_state_v1", {"user_id": ["u0"]})
+    store.apply("tiny", new)
+    store.materialize(new, NIGHT)
+    store.apply("tiny", new)
+    newer = store.online(new, "user_state_v1", {"user_id": ["u0"]})
+    written = store.materialize(new, SNAPSHOTS[1])
+    older = store.online(new, "user_state_v1", {"user_id": ["u0"]})
 
     assert written == {
         "item_stats_v1": ITEMS,
@@ -202,9 +217,47 @@ def test_a_night_again_changes_no_byte_and_an_older_one_is_served(
         "user_behaviour_v1": USERS,
     }
     asked = entities("user_id", ["u0"], store.night_end(SNAPSHOTS[1]))
-    at_the_time = store.training_set(shop, "user_state_v1", asked)
+    at_the_time = store.training_set(new, "user_state_v1", asked)
     assert older.equals(at_the_time.drop_columns(["event_timestamp"]).combine_chunks())
     assert not older.equals(newer)
+
+
+def test_a_night_run_again_after_late_rows_is_served_as_it_is_now(new: Paths) -> None:
+    """The moment of every row is the same as before, its values are not."""
+    ids = [f"u{n}" for n in range(USERS)]
+    served = []
+    for seed in (1, 2):
+        build_warehouse(new.warehouse, SNAPSHOTS, seed)
+        write_embeddings(new, changed=datetime(2026, 3, 1, 12))
+        store.export(new, NIGHT)
+        store.apply("tiny", new)
+        store.materialize(new, NIGHT)
+        served.append(store.online(new, "user_state_v1", {"user_id": ids}))
+
+    offline = store.training_set(
+        new, "user_state_v1", entities("user_id", ids, store.night_end(NIGHT))
+    )
+    assert not served[0].equals(served[1])
+    assert served[1].equals(offline.drop_columns(["event_timestamp"]).combine_chunks())
+
+
+def test_nobody_reads_nothing_while_a_night_is_written(new: Paths) -> None:
+    """One view is online for tonight, the registry still names the night before."""
+    build_warehouse(new.warehouse, SNAPSHOTS)
+    write_embeddings(new, changed=datetime(2026, 3, 1, 12))
+    store.export(new, NIGHT)
+    store.apply("tiny", new)
+    store.materialize(new, SNAPSHOTS[1])
+    feast = store.open_store(new)
+    end = store.night_end(NIGHT)
+    view = feast.get_feature_view("user_behaviour_v1")
+    rows = new.features / "user_behaviour_v1" / f"{NIGHT}.parquet"
+    tonight = pq.read_table(rows, filters=[("event_timestamp", "=", end.replace(tzinfo=None))])
+    feast.write_to_online_store(view.name, tonight.slice(0, 30).to_pandas())
+
+    read = store.online(new, "user_state_v1", {"user_id": [f"u{n}" for n in range(USERS)]})
+
+    assert read["tenure_days"].null_count == 0
 
 
 def test_a_failed_export_leaves_the_old_files(
@@ -293,18 +346,16 @@ def test_columns_of_contract_parquet_and_registry_agree(paths: Paths, view: str)
 
 
 def test_a_view_that_is_no_longer_defined_leaves_the_registry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    new: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
-    shop = Paths("tiny")
-    store.apply("tiny", shop)
+    store.apply("tiny", new)
     monkeypatch.setattr(definitions, "SERVICES", [definitions.recommender_v1])
     monkeypatch.setattr(
         definitions, "VIEWS", [definitions.item_stats_v1, definitions.item_text_embedding_minilm_v1]
     )
-    store.apply("tiny", shop)
+    store.apply("tiny", new)
 
-    registered = store.open_store(shop)
+    registered = store.open_store(new)
     assert [service.name for service in registered.list_feature_services()] == ["recommender_v1"]
     assert {view.name for view in registered.list_feature_views()} == {
         "item_stats_v1",
