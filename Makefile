@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults lint types ui bench check-shop backfill rollback lock clean
+.PHONY: help setup run test test-faults lint types ui bench check-shop backfill backup restore rollback lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,14 @@ check-shop: $(READY) ## check a shop's mapping against its raw files: SHOP=name
 
 backfill: $(READY) ## run a range of nights as one run: SHOP=name FROM=YYYY-MM-DD TO=YYYY-MM-DD
 	@$(BIN)/python -m orchestration backfill --shop $(SHOP) --from $(FROM) --to $(TO)
+
+backup: $(READY) ## the whole state of a shop in one encrypted file: SHOP=name TO=folder
+	@$(BIN)/python -m orchestration backup --shop $(SHOP) --to "$(TO)" \
+	  $(if $(PLAIN),--plain) $(if $(SECRETS),--secrets)
+
+restore: $(READY) ## back to a kept night, or to a backup: SHOP=name NIGHT=YYYY-MM-DD or FROM=file
+	@$(BIN)/python -m orchestration restore --shop $(SHOP) \
+	  $(if $(NIGHT),--night $(NIGHT)) $(if $(FROM),--from "$(FROM)")
 
 rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
 	@$(BIN)/python -m ml.registry rollback --models $${PERENNIAL_VAR:-var}/$(SHOP)/models $(MODEL)

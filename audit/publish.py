@@ -22,6 +22,7 @@ import pyarrow as pa
 from audit import disclosure, results
 from audit.catalogue import GRAIN, STAGES
 from audit.source import literal
+from core.access import allow
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
@@ -75,6 +76,7 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
     tables = _build(following, paths, night, manifest)
     changed = not paths.marts.exists() or content_hash(following) != content_hash(paths.marts)
     if changed:
+        allow(following, 0o640)
         _sync(following)
         following.replace(paths.marts)
         _sync(paths.marts.parent)

@@ -88,6 +88,20 @@ class Paths:
         """The published DuckDB file: what an analyst opens."""
         return self.home / "marts.duckdb"
 
+    @property
+    def published_record(self) -> Path:
+        """What the published night was made from."""
+        return self.home / "published.json"
+
+    @property
+    def kept_nights(self) -> Path:
+        """`published/<night>/`: nights that were published, kept by the shop's policy."""
+        return self.home / "published"
+
+    def kept(self, night: date) -> Path:
+        """The folder of one kept night."""
+        return self.kept_nights / night.isoformat()
+
     def report(self, night: date) -> Path:
         """The folder of one night's report."""
         return self.home / "reports" / night.isoformat()

@@ -70,6 +70,14 @@ class Thresholds(_Strict):
     )
 
 
+class KeepNights(_Strict):
+    """How many published nights are kept for `make restore`: each is a whole file."""
+
+    daily: int = Field(default=7, ge=0, description="the newest nights")
+    weekly: int = Field(default=4, ge=0, description="the last night of the newest weeks")
+    monthly: int = Field(default=3, ge=0, description="the last night of the newest months")
+
+
 class Recommender(_Strict):
     """What the nightly recommender learns from and is judged on."""
 
@@ -107,6 +115,7 @@ class Shop(_Strict):
     orders: Orders = Orders()
     churn: Churn = Churn()
     thresholds: Thresholds = Thresholds()
+    keep_nights: KeepNights = KeepNights()
     recommender: Recommender
 
     @field_validator("time_zone")

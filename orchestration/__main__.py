@@ -1,4 +1,4 @@
-"""The command line behind the Makefile: `python -m orchestration run|backfill|ui ...`."""
+"""The command line behind the Makefile: `python -m orchestration run|backfill|backup|...`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from core.access import private
 from core.profile import ProfileError
 from core.shop import ShopError
+from core.vault import VaultError
 from orchestration.lib.commands import run_backfill, run_night, run_ui
 
 
@@ -30,9 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
     backfill.add_argument("--shop", default="demo")
     backfill.add_argument("--from", dest="first", type=date.fromisoformat, required=True)
     backfill.add_argument("--to", dest="last", type=date.fromisoformat, required=True)
+    backup = commands.add_parser("backup", help="write the whole state into one encrypted file")
+    backup.add_argument("--shop", default="demo")
+    backup.add_argument("--to", type=Path, required=True, help="folder for the file")
+    backup.add_argument("--plain", action="store_true", help="without encryption")
+    backup.add_argument("--secrets", action="store_true", help="with the pseudonym key")
+    restore = commands.add_parser("restore", help="bring back a kept night, or a whole backup")
+    restore.add_argument("--shop", default="demo")
+    wanted = restore.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--night", type=date.fromisoformat, help="YYYY-MM-DD, one that is kept")
+    wanted.add_argument("--from", dest="archive", type=Path, help="a file of `backup`")
     ui = commands.add_parser("ui", help="start Dagster's webserver and daemon")
     ui.add_argument("--port", type=int, default=3000)
     asked = parser.parse_args(arguments)
+    private()
+    done = True
     try:
         if asked.command == "run":
             done = run_night(
@@ -40,9 +54,20 @@ def main(arguments: list[str] | None = None) -> int:
             )
         elif asked.command == "backfill":
             done = run_backfill(asked.shop, asked.first, asked.last)
+        elif asked.command == "backup":
+            from orchestration.lib import state
+
+            state.backup(asked.shop, asked.to, asked.plain, asked.secrets)
+        elif asked.command == "restore":
+            from orchestration.lib import state
+
+            if asked.night:
+                state.restore_night(asked.shop, asked.night)
+            else:
+                state.restore_backup(asked.shop, asked.archive)
         else:
             done = run_ui(asked.port)
-    except (ShopError, ProfileError) as error:
+    except (ShopError, ProfileError, VaultError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0 if done else 1

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from core import access
 from core.paths import Paths, var_folder
 from core.profile import check_servers, servers, settings_file
 from core.shop import ROOT, Shop, ShopError, load_shop
@@ -33,7 +34,8 @@ def run_night(
     chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
     if chosen > _yesterday():
         raise ShopError(f"night {chosen} is not over yet: the last one is {_yesterday()} (UTC)")
-    paths.home.mkdir(parents=True, exist_ok=True)
+    with access.published():
+        paths.home.mkdir(parents=True, exist_ok=True)
     if data:
         _link_raw(paths, data)
     rescaled = _choose_scale(paths, scale)
@@ -75,7 +77,10 @@ def prepare_environment() -> None:
     """Dagster's home below `var/` with the profile's settings, and every telemetry off."""
     check_servers()
     home = var_folder() / "dagster"
-    home.mkdir(parents=True, exist_ok=True)
+    with access.published():
+        home.parent.mkdir(parents=True, exist_ok=True)
+    home.mkdir(exist_ok=True)
+    access.allow(home, 0o700)
     shutil.copyfile(settings_file(ROOT / "dagster.yaml"), home / "dagster.yaml")
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["PERENNIAL_VAR"] = str(var_folder())

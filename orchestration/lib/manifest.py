@@ -6,6 +6,8 @@ import json
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from audit import nights
+from core import access
 from core.duck import connect
 from ml.registry import champion
 from orchestration.lib.night import Night
@@ -83,25 +85,26 @@ def _metric(metric: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:
     return ("model", name, repr(metric["value"]), metric)
 
 
-def remember_published(night: Night) -> None:
-    """Put on record what the published night was made from; the same night need not run twice."""
-    path = night.paths.home / "published.json"
+def remember_published(night: Night) -> list[date]:
+    """Keep the published night and what it was made from, so that the same need not run twice.
+
+    Returns the nights that were thrown away because the shop's policy keeps them no longer.
+    """
     content = {
         "night": night.night.isoformat(),
         "code": code_fingerprint(night.shop.name),
         "inputs": night.recall("landing")["fingerprint"],
         "champion": champion(night.paths.models, "recommender", night.night),
     }
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
+    with access.published():
+        return nights.keep(night.paths, night.night, content, night.shop.keep_nights)
 
 
 def is_published(night: Night) -> bool:
     """Whether this very night, with this code and these raw files, is what analysts see already."""
     from ingest.landing import changed_files
 
-    path = night.paths.home / "published.json"
+    path = night.paths.published_record
     if not path.exists() or not night.paths.marts.exists():
         return False
     if not (night.paths.report(night.night) / "index.html").exists():

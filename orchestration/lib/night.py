@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from dagster import AssetCheckExecutionContext, AssetExecutionContext, Failure
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, PARTITION_NAME_TAG
 
+from core import access
 from core.paths import Paths
 from core.shop import Shop, ShopError
 
@@ -57,7 +58,9 @@ def hold(paths: Paths) -> None:
     """
     if str(paths.home) in _held:
         return
-    paths.home.mkdir(parents=True, exist_ok=True)
+    access.private()
+    with access.published():
+        paths.home.mkdir(parents=True, exist_ok=True)
     lock = (paths.home / ".lock").open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,6 +74,7 @@ def hold(paths: Paths) -> None:
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
+    access.guard(paths)
     _held[str(paths.home)] = lock
 
 

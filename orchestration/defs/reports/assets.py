@@ -13,6 +13,7 @@ from dagster import (
     asset,
 )
 
+from core import access
 from core.shop import Shop
 from orchestration.lib.keys import (
     ANALYSTS,
@@ -70,7 +71,9 @@ def _published(shop: Shop) -> AssetsDefinition:
             published = publish(shop, night.paths, night.night, manifest_rows(night))
         except PublishError as error:
             raise Failure(str(error), allow_retries=False) from error
-        remember_published(night)
+        gone = remember_published(night)
+        if gone:
+            context.log.info(f"no longer kept: the nights of {', '.join(map(str, gone))}")
         rows = sum(published.tables.values())
         context.log.info(f"{len(published.tables)} tables, {rows:,} rows in {published.path}")
         docs = night.paths.audit(night.night) / "data_docs" / "index.html"
@@ -101,7 +104,8 @@ def _report(shop: Shop) -> AssetsDefinition:
         from reports.build import build
 
         night = tonight(context, shop)
-        report = build(shop, night.paths, night.night)
+        with access.published():
+            report = build(shop, night.paths, night.night)
         context.log.info(f"report: {report.path}")
         plots = {name: picture(png, name) for name, png in report.plots.items()}
         return MaterializeResult(
