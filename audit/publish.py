@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from audit import disclosure, results
+from audit import disclosure, results, scope
 from audit.catalogue import GRAIN, STAGES
 from audit.source import literal
 from core.access import allow
@@ -82,6 +82,7 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
         _sync(paths.marts.parent)
     else:
         _remove(following)
+    scope.remember(shop, paths, night)
     return Published(paths.marts, tables, changed)
 
 

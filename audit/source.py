@@ -12,6 +12,8 @@ from pathlib import Path
 
 import duckdb
 
+from audit import scope
+from audit.catalogue import DAY_OF
 from core.paths import Paths
 from core.shop import Shop
 from ingest.contract import TABLES
@@ -37,13 +39,15 @@ def setup(
     AuditError when the data of the stage are not there at all.
     """
     spill = f"SET temp_directory = {literal(paths.home / 'spill')}"
-    statements = [spill, *_variables(shop, night), *_landing(paths)]
+    since = scope.since(shop, paths, night)
+    statements = [spill, *_variables(shop, night, since), *_landing(paths)]
+    statements.append(_recent("landing_events", since))
     if stage == "landing":
         return [*statements, *_accounting(paths, counts or {})]
     if not paths.warehouse.exists():
         raise AuditError(f"{paths.warehouse} is missing: build the warehouse before its audit")
     statements += [f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)"]
-    statements += _views(paths.warehouse, "warehouse", ("marts", "features"))
+    statements += _views(paths.warehouse, "warehouse", ("marts", "features"), since)
     statements += _published(paths)
     if stage == "marts":
         statements += _accounting(paths, counts or {})
@@ -60,8 +64,9 @@ def literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _variables(shop: Shop, night: date) -> list[str]:
+def _variables(shop: Shop, night: date, since: date) -> list[str]:
     values = {
+        "since": f"DATE {literal(since)}",
         "night": f"DATE {literal(night)}",
         "night_end": f"TIMESTAMP {literal(night + timedelta(days=1))}",
         "start": f"TIMESTAMP {literal(shop.start)}",
@@ -114,17 +119,27 @@ def _accounting(paths: Paths, counts: Mapping[str, Mapping[str, int]]) -> list[s
     ]
 
 
-def _views(file: Path, name: str, schemas: tuple[str, ...]) -> list[str]:
-    """A view for every table of the file, under its plain name."""
+def _recent(table: str, since: date) -> str:
+    """The view of the days of a table that tonight's audit reads."""
+    # a literal, not a variable: only so does DuckDB leave the files of other days unopened
+    return (
+        f'CREATE VIEW "{table}_recent" AS FROM "{table}" '
+        f"WHERE {DAY_OF[table]} >= DATE {literal(since)}"
+    )
+
+
+def _views(file: Path, name: str, schemas: tuple[str, ...], since: date) -> list[str]:
+    """A view for every table of the file under its plain name, and for the recent days of some."""
     with duckdb.connect(str(file), read_only=True) as connection:
         tables = connection.execute(
             "SELECT table_schema, table_name FROM information_schema.tables "
             "WHERE list_contains($schemas, table_schema) ORDER BY ALL",
             {"schemas": list(schemas)},
         ).fetchall()
-    return [
+    plain = [
         f'CREATE VIEW "{table}" AS FROM {name}."{schema}"."{table}"' for schema, table in tables
     ]
+    return plain + [_recent(table, since) for _, table in tables if table in DAY_OF]
 
 
 def _published(paths: Paths) -> list[str]:

@@ -46,7 +46,7 @@ def run(
         for statement in statements:
             connection.execute(statement)
         validations = _validate(stage, statements, connection)
-        checks = [_check(spec, validations[spec.table], connection) for spec in CATALOGUE[stage]]
+        checks = [_check(spec, validations[spec.batch], connection) for spec in CATALOGUE[stage]]
     results.write(paths, night, stage, checks)
     docs.write(shop, paths, night, stage, validations)
     return checks
@@ -69,9 +69,9 @@ def _validate(
     )
     views = connection.execute("SELECT view_name FROM duckdb_views()").fetchall()
     validations: dict[str, Any] = {}
-    by_table = sorted(CATALOGUE[stage], key=lambda spec: spec.table)
+    by_table = sorted(CATALOGUE[stage], key=lambda spec: spec.batch)
     with dialect.closing():
-        for table, specs in groupby(by_table, key=lambda spec: spec.table):
+        for table, specs in groupby(by_table, key=lambda spec: spec.batch):
             if (table,) not in views:
                 validations[table] = None
                 continue
@@ -154,7 +154,7 @@ def _bad_rows(spec: CheckSpec, connection: duckdb.DuckDBPyConnection, table: str
                 # the view, not the table of the same name in the attached warehouse
                 "AND database_name = current_database() AND data_type LIKE $type "
                 "AND column_name LIKE $like ORDER BY column_index",
-                {"table": spec.table, "type": type_, "like": like},
+                {"table": spec.batch, "type": type_, "like": like},
             ).fetchall()
             rows = [
                 f"SELECT {', '.join(keys)}, '{column}' AS feature, {column}::VARCHAR AS value "
@@ -213,7 +213,7 @@ def _sample(
     spec: CheckSpec, connection: duckdb.DuckDBPyConnection
 ) -> tuple[int, list[dict[str, Any]]]:
     """How many rows break the check, and the first few of them in a fixed order."""
-    bad = _bad_rows(spec, connection, spec.table)
+    bad = _bad_rows(spec, connection, spec.batch)
     (count,) = connection.execute(f"SELECT count(*) FROM ({bad})").fetchall()[0]
     found = connection.execute(f"SELECT * FROM ({bad}) ORDER BY ALL LIMIT {_SAMPLE_ROWS}")
     names = [column[0] for column in found.description]

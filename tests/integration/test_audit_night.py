@@ -10,20 +10,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from audit import results, suites
+from audit import results, scope, suites
 from audit.catalogue import CATALOGUE, STAGES
 from audit.publish import MANIFEST_SCHEMA, PublishError, content_hash, publish
 from audit.source import AuditError
 from core.duck import connect
 from core.paths import Paths
-from core.shop import ROOT, Shop
+from core.shop import ROOT, Shop, Thresholds
+from ingest import ledger
 from ingest.contract import PROVENANCE, TABLES
 
 YESTERDAY, TONIGHT = date(2026, 3, 30), date(2026, 3, 31)
@@ -621,7 +622,7 @@ def test_a_night_is_not_published_before_every_stage_is_audited(paths, stage):
 
 KILLED = """
 import os, sys
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from audit import publish
 from core.paths import Paths
@@ -695,3 +696,36 @@ def test_a_reader_sees_no_error_and_no_half_night_while_nights_are_published(pat
     out, errors = reader.communicate(timeout=60)
     assert reader.returncode == 0, errors
     assert str(TONIGHT) in out.split()
+
+
+def test_a_published_day_is_read_again_only_when_something_about_it_changes(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Days before the look-back are skipped; their keys are still compared with new ones."""
+    monkeypatch.setattr(scope, "LOOK_BACK", timedelta(days=7))
+    long_ago, dwell = date(2026, 3, 5), "marts.fct_events.dwell_not_negative"
+    _sql(f"UPDATE marts.fct_events SET dwell_ms = -1 WHERE event_date = '{long_ago}'")(paths)
+
+    assert _failed(_audit(paths, TONIGHT, "marts")) == set()
+    stricter = SHOP.model_copy(update={"thresholds": Thresholds(max_user_drop=0.2)})
+    assert dwell in {c.name for c in suites.run("marts", stricter, paths, TONIGHT) if not c.passed}
+    assert scope.since(SHOP, paths, date(2026, 4, 5)) == scope.EVERYTHING  # a Sunday
+
+    _sql(
+        "UPDATE marts.fct_events SET event_id = (SELECT min(event_id) FROM marts.fct_events "
+        f"WHERE event_date = '{long_ago}') WHERE event_id = (SELECT min(event_id) "
+        f"FROM marts.fct_events WHERE event_date = '{TONIGHT}')"
+    )(paths)
+    assert "marts.fct_events.key" in _failed(_audit(paths, TONIGHT, "marts"))
+
+
+def test_a_day_that_landed_anew_is_read_again(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scope, "LOOK_BACK", timedelta(days=7))
+    assert scope.since(SHOP, paths, TONIGHT) == YESTERDAY - scope.LOOK_BACK
+    landed = ledger.Ledger(
+        TONIGHT, tables={"events": ledger.TableState(days={"2026-03-05": ledger.DayState(1)})}
+    )
+    ledger.save(paths.landing / "_ledger.json", landed)
+    assert scope.since(SHOP, paths, TONIGHT) == date(2026, 3, 5) - scope.LOOK_BACK
