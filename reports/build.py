@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
-from reports import plots, queries
+from reports import entry, plots, queries
 from reports.panels import Panel, Section, Source
 from reports.sections import sections
 
@@ -62,7 +62,8 @@ def build(shop: Shop, paths: Paths, night: date) -> Report:
     """Write `reports/<night>/index.html` and its CSV files from the published marts.
 
     Raises ReportError when nothing is published, when what is published is another night, or when
-    a mart is missing. Files are replaced one by one and atomically, the page last.
+    a mart is missing. Files are replaced one by one and atomically, the page last, and then the
+    folder's entry page, which shows the same.
     """
     if not paths.marts.exists():
         raise ReportError(f"{paths.marts} is missing: publish a night of {shop.name} first")
@@ -79,7 +80,9 @@ def build(shop: Shop, paths: Paths, night: date) -> Report:
             old.unlink()
     files = [_write(folder / f"{key}.csv", data) for key, data in csvs.items()]
     figures = {p.key: plots.png(p.figure) for p in panels if p.figure is not None}
-    return Report(_write(folder / "index.html", page.encode()), figures, files)
+    written = Report(_write(folder / "index.html", page.encode()), figures, files)
+    entry.show(paths, page)
+    return written
 
 
 def render(shop: Shop, night: date, found: list[Section], csvs: dict[str, bytes]) -> str:

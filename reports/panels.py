@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
 from core.shop import Shop
 from reports import plots
 from reports.plots import SMALL, Plot
@@ -26,7 +28,8 @@ Words = Callable[["pa.Table"], str]
 class Panel:
     """One figure or table of the page; `data` is exactly what is drawn or listed.
 
-    Either `figure`, or `headers` and `rows`, or `empty` (why there is nothing to see) is set.
+    Either `figure`, or `headers` and `rows`, or `empty` (why there is nothing to see) is set. `few`
+    says of each row whether it rests on fewer than `SMALL`; those are set in grey.
     """
 
     key: str
@@ -38,6 +41,7 @@ class Panel:
     figure: Figure | None = None
     headers: tuple[str, ...] = ()
     rows: list[list[str]] = field(default_factory=list)
+    few: tuple[bool, ...] = ()
     empty: str = ""
     wide: bool = False
     folded: bool = False
@@ -55,6 +59,24 @@ class Card:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One measure of the night's day beside what was expected of it.
+
+    `state` is `inside`, `above`, `below` or `unknown`; `words` say the same without colour.
+    """
+
+    key: str
+    label: str
+    value: str
+    state: str
+    words: str
+    expected: str
+    held: str
+    few: str
+    spark: Markup
+
+
+@dataclass(frozen=True)
 class Section:
     """The panels that answer one question."""
 
@@ -63,6 +85,7 @@ class Section:
     lead: str
     panels: list[Panel]
     cards: list[Card] = field(default_factory=list)
+    tiles: list[Tile] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -138,6 +161,11 @@ def first(data: pa.Table, **where: object) -> dict[str, Any] | None:
     """The first row whose columns have these values."""
     rows: list[dict[str, Any]] = data.to_pylist()
     return next((row for row in rows if all(row[k] == v for k, v in where.items())), None)
+
+
+def few(data: pa.Table, column: str) -> tuple[bool, ...]:
+    """Of each row, whether this column's count is below `SMALL`; an unknown count is not."""
+    return tuple(n is not None and n < SMALL for n in data[column].to_pylist())
 
 
 def trust(n: int) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports import queries
+from reports import changes, queries
 
 if TYPE_CHECKING:
     import duckdb
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SMALL = 20
+SMALL = 30
 """Below this n a rate says little: its interval spans tens of percentage points."""
 
 NARROW = 4.9
@@ -182,6 +182,11 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
+def signed(value: float) -> str:
+    """`+1.2 k` or `-34`: a change for a label."""
+    return f"{'-' if value < 0 else '+'}{short(abs(value))}"
+
+
 def _clip(text: str, length: int = 34) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
@@ -190,14 +195,26 @@ def _columns(data: pa.Table, *names: str) -> list[list[Any]]:
     return [data[name].to_pylist() for name in names]
 
 
+def _trusted_colours(ns: Sequence[int], colour: str) -> list[str]:
+    return [colour if n >= SMALL else FAINT for n in ns]
+
+
 def _bars(
-    labels: Sequence[str], values: Sequence[float], notes: Sequence[str], colour: str = BLUE
+    labels: Sequence[str],
+    values: Sequence[float],
+    notes: Sequence[str],
+    ns: Sequence[int],
+    colour: str = BLUE,
 ) -> Figure:
-    """Horizontal bars, the first on top, each with a note at its end; no axis to decipher."""
+    """Horizontal bars, the first on top, each with a note at its end; no axis to decipher.
+
+    A bar that rests on fewer than `SMALL` of `ns` is grey.
+    """
+    colours = _trusted_colours(ns, colour)
     with _styled():
         figure = _figure(height=0.5 + 0.32 * len(labels))
         axes = figure.subplots()
-        axes.barh(range(len(labels)), values, color=colour, height=0.66)
+        axes.barh(range(len(labels)), values, color=colours, height=0.66)
         axes.set_yticks(range(len(labels)), labels)
         axes.invert_yaxis()
         longest = max(max(values), 1e-9)
@@ -212,6 +229,41 @@ def _bars(
 
 
 # --- the figures ---------------------------------------------------------------------------------
+
+
+def _draw_bridge(data: pa.Table) -> Figure:
+    """From the net revenue before to now: each factor starts where the one above it ended."""
+    *parts, whole = data.to_pylist()
+    names = {"orders_per_visitor": "orders a visitor", "order_value": "money an order"}
+    bars = [("before", 0.0, whole["before"], MUTED, short(whole["before"]))]
+    at = whole["before"]
+    for part in parts:
+        step = part["contribution"]
+        label = names.get(part["factor"], part["factor"])
+        bars.append((label, at, step, ORANGE if step < 0 else BLUE, signed(step)))
+        at += step
+    bars.append(("now", 0.0, whole["now"], MUTED, short(whole["now"])))
+    few = whole["orders"] < SMALL
+    ends = [end for _, start, step, _, _ in bars for end in (start, start + step)]
+    reach = (max(ends) - min(ends)) or 1.0
+    with _styled():
+        figure = _figure(height=0.5 + 0.36 * len(bars))
+        axes = figure.subplots()
+        for row, (_, start, step, colour, note) in enumerate(bars):
+            axes.barh(row, step, left=start, color=FAINT if few else colour, height=0.62)
+            edge = max(start, start + step) + reach * 0.02
+            axes.text(edge, row, note, va="center", fontsize=9, color=MUTED if few else INK)
+        for row in range(len(bars) - 1):
+            end = bars[row][1] + bars[row][2]
+            axes.plot([end, end], [row - 0.31, row + 1.31], color=GREY, linewidth=0.7)
+        axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(min(ends), max(ends) + reach * 0.2)
+        axes.xaxis.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines[["bottom", "left"]].set_visible(False)
+        axes.tick_params(length=0)
+    return figure
 
 
 def _draw_sales(data: pa.Table) -> Figure:
@@ -370,11 +422,12 @@ def _draw_repurchase_cohorts(data: pa.Table) -> Figure:
 
 
 def _draw_order_gaps(data: pa.Table) -> Figure:
-    days, shares = _columns(data, "days", "share_up_to")
+    days, shares, gaps = _columns(data, "days", "share_up_to", "gaps")
+    (colour,) = _trusted_colours([sum(gaps)], BLUE)
     with _styled():
         figure = _figure()
         axes = figure.subplots()
-        axes.step([0, *days], [0, *shares], where="post", color=BLUE)
+        axes.step([0, *days], [0, *shares], where="post", color=colour)
         for share in (0.5, 0.9):
             at = next(day for day, value in zip(days, shares, strict=True) if value >= share)
             axes.plot([0, at, at], [share, share, 0], color=MUTED, linewidth=0.9, linestyle=":")
@@ -403,7 +456,12 @@ def _draw_dwell(data: pa.Table) -> Figure:
             trusted = [s if n >= SMALL else math.nan for s, n in zip(seconds, ns, strict=True)]
             upper.plot(days, seconds, color=FAINT, linewidth=1)
             upper.plot(days, trusted, color=colour, label=label)
-        lower.plot(days, coverage, color=GREEN)
+        lower.plot(days, coverage, color=FAINT, linewidth=1)
+        lower.plot(
+            days,
+            [c if n >= SMALL else math.nan for c, n in zip(coverage, ns, strict=True)],
+            color=GREEN,
+        )
         lower.set_ylim(0, 1.05)
         upper.set_ylim(bottom=0)
         upper.set_ylabel("seconds")
@@ -419,7 +477,7 @@ def _draw_dwell(data: pa.Table) -> Figure:
 def _draw_funnel_steps(data: pa.Table) -> Figure:
     steps, sessions, shares = _columns(data, "step", "sessions", "share_of_sessions")
     notes = [f"{n:,} ({share * 100:.1f}%)" for n, share in zip(sessions, shares, strict=True)]
-    return _bars(steps, sessions, notes)
+    return _bars(steps, sessions, notes, sessions)
 
 
 def _draw_funnel_weeks(data: pa.Table) -> Figure:
@@ -452,14 +510,13 @@ def _draw_rfm_segments(data: pa.Table) -> Figure:
     with _styled():
         figure = _figure(height=0.8 + 0.42 * len(segments))
         axes = figure.subplots()
-        axes.barh([r - 0.19 for r in rows], share, height=0.36, color=BLUE, label="customers")
-        axes.barh(
-            [r + 0.19 for r in rows],
-            [value or 0 for value in revenue],
-            height=0.36,
-            color=ORANGE,
-            label="net revenue",
-        )
+        for offset, values, colour, label in (
+            (-0.19, share, BLUE, "customers"),
+            (0.19, [value or 0 for value in revenue], ORANGE, "net revenue"),
+        ):
+            colours = _trusted_colours(customers, colour)
+            axes.barh([row + offset for row in rows], values, height=0.36, color=colours)
+            axes.barh(0, 0, color=colour, label=label)  # the legend's, whatever is grey
         names = [str(name).replace("_", " ") for name in segments]
         axes.set_yticks(
             rows, [f"{name}  ({n:,})" for name, n in zip(names, customers, strict=True)]
@@ -480,8 +537,9 @@ def _draw_rfm_grid(data: pa.Table) -> Figure:
         figure = _figure(height=3.5)
         axes = figure.subplots()
         for r, f, n in zip(*_columns(data, "r_score", "f_score", "customers"), strict=True):
-            axes.add_patch(_cell(r, f, shade(n / top)))
-            colour = "#ffffff" if n / top > 0.55 else INK
+            few = n < SMALL
+            axes.add_patch(_cell(r, f, "#ffffff" if few else shade(n / top)))
+            colour = GREY if few else "#ffffff" if n / top > 0.55 else INK
             axes.text(r, f, f"{n:,}", ha="center", va="center", color=colour)
         axes.set_xlim(0.5, 5.5)
         axes.set_ylim(0.5, 5.5)
@@ -500,19 +558,19 @@ def _draw_top_items(data: pa.Table) -> Figure:
         f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
         for value, n in zip(values, buyers, strict=True)
     ]
-    return _bars([_clip(title, 30) for title in titles], values, notes)
+    return _bars([_clip(title, 30) for title in titles], values, notes, buyers)
 
 
 def _draw_order_counts(data: pa.Table) -> Figure:
     orders, customers, shares = _columns(data, "orders", "customers", "share")
     notes = [f"{n:,} ({share * 100:.0f}%)" for n, share in zip(customers, shares, strict=True)]
-    return _bars(orders, customers, notes)
+    return _bars(orders, customers, notes, customers)
 
 
 def _draw_reasons(data: pa.Table) -> Figure:
     reasons, entries, shares = _columns(data, "reason", "entries", "share")
     notes = [f"{share * 100:.0f}%" for share in shares]
-    return _bars([_clip(reason) for reason in reasons], entries, notes, GREEN)
+    return _bars([_clip(reason) for reason in reasons], entries, notes, entries, GREEN)
 
 
 def _draw_model_metrics(data: pa.Table) -> Figure:
@@ -556,6 +614,7 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
     return figure
 
 
+bridge = Plot(changes.bridge, _draw_bridge)
 sales = Plot(queries.sales, _draw_sales)
 retention_heatmap = Plot(queries.retention, _draw_retention)
 retention_curve = Plot(queries.retention_curve, _draw_retention_curve)

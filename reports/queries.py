@@ -25,7 +25,8 @@ CURVE_PERIODS = {"day": 60, "week": 26, "month": 24}
 """How far a retention curve is drawn, in units of its grain."""
 
 
-def _table(connection: duckdb.DuckDBPyConnection, sql: str, **values: object) -> pa.Table:
+def table(connection: duckdb.DuckDBPyConnection, sql: str, **values: object) -> pa.Table:
+    """The rows of a query."""
     return connection.sql(sql, params=values).to_arrow_table()
 
 
@@ -47,7 +48,7 @@ def _wilson(hits: str, n: str) -> str:
 
 def headline(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row: users, customers, orders, money and the repeat rate since the first day."""
-    return _table(
+    return table(
         connection,
         """
         WITH orders AS (
@@ -75,7 +76,7 @@ def headline(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def recent(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per measure: the latest 28 days beside the 28 days before them."""
-    return _table(
+    return table(
         connection,
         f"""
         WITH days AS (
@@ -113,7 +114,7 @@ def recent(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
 
 def deliveries(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per kind of event: how many, how many by a known user, from when to when."""
-    return _table(
+    return table(
         connection,
         """
         SELECT event_type, count(*) AS events, count(user_id) AS by_known_users,
@@ -123,9 +124,17 @@ def deliveries(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     )
 
 
+def has_events(connection: duckdb.DuckDBPyConnection, day: date) -> bool:
+    """Whether any event of this day has arrived."""
+    rows = connection.execute(
+        "SELECT 1 FROM marts.fct_events WHERE event_date = $day LIMIT 1", {"day": day}
+    )
+    return bool(rows.fetchall())
+
+
 def sales(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per week (its Monday): valid orders, net revenue, whether the week is over."""
-    return _table(
+    return table(
         connection,
         """
         WITH money AS (
@@ -153,7 +162,7 @@ def retention(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Table:
     `size` is the cohort's users; `eligible` are those for whom the period has fully elapsed.
     """
     latest = COHORTS[grain]
-    return _table(
+    return table(
         connection,
         f"""
         WITH cells AS (
@@ -175,7 +184,7 @@ def retention(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Table:
 
 def retention_curve(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Table:
     """One row per kind (`n_day`, `unbounded`) and period, all cohorts of a grain together."""
-    return _table(
+    return table(
         connection,
         f"""
         WITH sums AS (
@@ -200,7 +209,7 @@ def retention_curve(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Tab
 
 def repurchase_windows(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per window W: all cohorts together."""
-    return _table(
+    return table(
         connection,
         f"""
         WITH sums AS (
@@ -218,7 +227,7 @@ def repurchase_windows(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def repurchase_cohorts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per month of the first order and window W."""
-    return _table(
+    return table(
         connection,
         f"""
         SELECT cohort, window_days, eligible, repurchased, repurchased / eligible AS rate,
@@ -231,7 +240,7 @@ def repurchase_cohorts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def order_counts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per number of valid orders (1 to 4, 5 to 9, 10 or more): customers."""
-    return _table(
+    return table(
         connection,
         """
         WITH customers AS (
@@ -251,7 +260,7 @@ def order_counts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def order_gaps(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per number of days between two orders of a customer, with the running share."""
-    return _table(
+    return table(
         connection,
         """
         WITH gaps AS (
@@ -268,7 +277,7 @@ def order_gaps(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def churn_horizon(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """The one row of `marts.churn_horizon`."""
-    return _table(
+    return table(
         connection, "SELECT gap_quantile, horizon_days, gaps FROM marts.churn_horizon LIMIT 1"
     )
 
@@ -278,7 +287,7 @@ def churn_horizon(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def dwell(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per day with views of the latest 90, if any of their views has a dwell."""
-    return _table(
+    return table(
         connection,
         """
         SELECT stat_date, events, with_dwell, coverage, median_ms, winsorised_mean_ms
@@ -294,7 +303,7 @@ def dwell(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
 
 def dwell_kinds(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per kind of event over the latest 28 days: coverage and quartiles of the dwell."""
-    return _table(
+    return table(
         connection,
         f"""
         SELECT event_type, count(*) AS events, count(dwell_ms) AS with_dwell,
@@ -313,7 +322,7 @@ def dwell_kinds(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
 
 def funnel_steps(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per step of a visit, over the latest 28 days."""
-    return _table(
+    return table(
         connection,
         f"""
         WITH sums AS (
@@ -339,7 +348,7 @@ def funnel_steps(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table
 
 def funnel_weeks(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per whole week (its Monday): sessions that reached each step, and their shares."""
-    return _table(
+    return table(
         connection,
         """
         WITH weeks AS (
@@ -366,7 +375,7 @@ def funnel_weeks(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table
 
 def rfm_segments(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per RFM segment: customers, their money, typical recency and frequency."""
-    return _table(
+    return table(
         connection,
         """
         SELECT segment, count(*) AS customers, count(*) / sum(count(*)) OVER () AS customer_share,
@@ -381,7 +390,7 @@ def rfm_segments(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def rfm_grid(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per pair of recency score and frequency score: customers."""
-    return _table(
+    return table(
         connection,
         """
         SELECT r_score, f_score, count(*) AS customers
@@ -392,7 +401,7 @@ def rfm_grid(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def top_items(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """The ten items with the highest net revenue of the latest 28 days."""
-    return _table(
+    return table(
         connection,
         f"""
         WITH sold AS (
@@ -425,7 +434,7 @@ def top_items(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
 
 def recommendation_coverage(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row: who has a list, how long it is, how much of the catalogue the lists show."""
-    return _table(
+    return table(
         connection,
         """
         SELECT count(DISTINCT user_id) AS users_with_list,
@@ -444,7 +453,7 @@ def recommendation_reasons(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     Reasons name items (`because you viewed Blue mug`), so their kind is their first three words,
     and `it` where the item itself is meant.
     """
-    return _table(
+    return table(
         connection,
         """
         WITH spoken AS (
@@ -467,7 +476,7 @@ def recommendation_sample(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
     Columns: user_id, list (`touched` or `recommended`), rank, item_id, title, reason.
     """
-    return _table(
+    return table(
         connection,
         """
         WITH people AS (
@@ -497,7 +506,7 @@ def recommendation_sample(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def model_metrics(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """One row per metric and model on the held-out days, with the interval where there is one."""
-    return _table(
+    return table(
         connection,
         """
         WITH metrics AS (
@@ -540,7 +549,7 @@ def decision(connection: duckdb.DuckDBPyConnection) -> str | None:
 
 def manifest(connection: duckdb.DuckDBPyConnection, *sections: str) -> pa.Table:
     """The rows of `marts.run_manifest` in these sections."""
-    return _table(
+    return table(
         connection,
         """
         SELECT section, name, value, passed, detail FROM marts.run_manifest
@@ -555,7 +564,7 @@ def reasons(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
     The manifest keeps them as `{"reasons": {"price_missing": 12}}` beside each count.
     """
-    return _table(
+    return table(
         connection,
         """
         WITH kept AS (

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from reports import plots, queries
+from reports import expectation, plots, queries
+from reports.morning import changed, data_reasons, yesterday
 from reports.panels import (
     Card,
     Panel,
@@ -17,6 +18,7 @@ from reports.panels import (
     Source,
     Words,
     count,
+    few,
     first,
     percent,
     seconds,
@@ -32,7 +34,11 @@ if TYPE_CHECKING:
 
 def sections(source: Source) -> list[Section]:
     """The whole report in reading order."""
+    measured = expectation.measures(source.connection, source.night)
+    reasons = data_reasons(source)
     return [
+        yesterday(source, measured, reasons),
+        changed(source, measured, reasons),
         overview(source),
         retention(source),
         repurchase(source),
@@ -146,6 +152,7 @@ def _deliveries(source: Source) -> Panel:
             ]
             for row in data.to_pylist()
         ],
+        few=few(data, "events"),
         empty="" if data.num_rows else "Nothing has been delivered yet.",
     )
 
@@ -301,7 +308,7 @@ def repurchase(source: Source) -> Section:
                 key="order_counts",
                 title="How often customers have ordered",
                 definition="Customers by the number of their valid orders since the first day. "
-                "Those who came lately have had less time for a second.",
+                f"Those who came lately have had less time for a second. Grey: fewer than {SMALL}.",
                 empty="Nobody has ordered yet.",
                 n=lambda data: f"{count(total(data, 'customers'))} customers",
             ),
@@ -331,7 +338,8 @@ def visits(source: Source) -> Section:
             key="funnel_steps",
             title="From visit to order, latest four weeks",
             definition=f"Sessions of the latest {queries.RECENT_DAYS} days in which the step "
-            "happened at least once. A step may be skipped, so the bars need not nest.",
+            f"happened at least once. A step may be skipped, so the bars need not nest. Grey: "
+            f"fewer than {SMALL}.",
             empty=quiet,
             n=lambda data: f"{count(data['sessions'].to_pylist()[0])} sessions",
             reading=lambda data: (
@@ -357,7 +365,7 @@ def visits(source: Source) -> Section:
             definition="Dwell: the shop's own measurement, else the time to the next event of the "
             "session; the last page of a visit has none and is left out, not counted as 0. Median "
             "and winsorised mean (the lowest and highest 5% drawn in) by day, and coverage: the "
-            "share of views with a dwell. The latest 90 days.",
+            f"share of views with a dwell. The latest 90 days. Grey: fewer than {SMALL} such.",
             empty=f"{no_views}No view has a dwell in the latest 90 days.",
             n=_viewed,
         ),
@@ -409,6 +417,7 @@ def _dwell_kinds(source: Source) -> Panel:
             ]
             for row in data.to_pylist()
         ],
+        few=few(data, "with_dwell"),
         empty="" if data.num_rows else "No event of these weeks has a time on the page.",
     )
 
@@ -438,7 +447,8 @@ def customers(source: Source) -> Section:
                 key="rfm_segments",
                 title="Segments: customers and their money",
                 definition="Segments follow from the recency and frequency scores; shares of all "
-                "customers and of their net revenue. In brackets the number of customers.",
+                "customers and of their net revenue. In brackets the number of customers; grey "
+                f"where it is below {SMALL}.",
                 empty=empty,
                 n=everyone,
                 reading=best,
@@ -448,7 +458,7 @@ def customers(source: Source) -> Section:
                 key="rfm_grid",
                 title="Recency against frequency",
                 definition="Customers by recency and frequency score; 5 is best. Upper left: "
-                "once loyal, long gone.",
+                f"once loyal, long gone. Grey numbers: fewer than {SMALL}.",
                 empty=empty,
                 n=everyone,
             ),
@@ -464,7 +474,7 @@ def items(source: Source) -> Section:
         key="top_items",
         title="Top ten items, latest four weeks",
         definition=f"By net revenue ({source.shop.currency}) of the latest {queries.RECENT_DAYS} "
-        "days; buyers are distinct users with an id.",
+        f"days; buyers are distinct users with an id. Grey: fewer than {SMALL} of them.",
         empty=f"Nothing was sold in the {queries.RECENT_DAYS} days before this night.",
         n=lambda data: f"{count(total(data, 'units'))} units in {data.num_rows} items",
     )
@@ -476,17 +486,19 @@ def items(source: Source) -> Section:
         + ("" if seen else " No views: this shop delivers none."),
         panel.data,
         n=panel.n,
-        headers=("item", "revenue", "units", "refunded", *["views"][:seen]),
+        headers=("item", "revenue", "buyers", "units", "refunded", *["views"][:seen]),
         rows=[
             [
                 row["title"],
                 count(row["net_revenue"]),
+                count(row["buyers"]),
                 count(row["units"]),
                 count(row["refunded_units"]),
                 *[count(row["views"])][:seen],
             ]
             for row in panel.data.to_pylist()
         ],
+        few=few(panel.data, "buyers") if panel.data.num_rows else (),
     )
     return Section("items", "What sells?", "", [panel] if panel.empty else [panel, table])
 
@@ -526,7 +538,8 @@ def recommendations(source: Source) -> Section:
         key="recommendation_reasons",
         title="Why items were recommended",
         definition="The reason given with each entry, over everyone's first ten, by its first "
-        "words. “It” is the recommended item itself; dots stand for another one.",
+        f"words. “It” is the recommended item itself; dots stand for another one. Grey: fewer "
+        f"than {SMALL} entries.",
         empty=empty,
         n=lambda data: f"{count(total(data, 'entries'))} entries",
     )
@@ -593,6 +606,7 @@ def _metrics_table(data: pa.Table) -> Panel:
             ]
             for row in data.to_pylist()
         ],
+        few=few(data, "n_users"),
         empty="" if data.num_rows else "No model was evaluated this night.",
         folded=True,
     )

@@ -46,7 +46,8 @@ CREATE TABLE visits AS
       AND day <= DATE '2026-03-31';
 CREATE TABLE marts.fct_events AS
     SELECT format('{}-{}-{}', i, k, position) AS event_id, day + time AS event_ts,
-           day AS event_date, user_id, format('{}-{}', i, k) AS session_key, event_type,
+           day AS event_date, user_id, coalesce(user_id, format('guest{}', i)) AS visitor_key,
+           format('{}-{}', i, k) AS session_key, event_type, event_type != 'refund' AS is_activity,
            format('item{:02d}', (i + k * 3 + position // 5) % 20) AS item_id,
            CASE WHEN event_type IN ('checkout', 'purchase', 'refund')
                 THEN format('o{}-{}', i, k) END AS order_id,
@@ -54,13 +55,14 @@ CREATE TABLE marts.fct_events AS
                AS quantity,
            (1 + (i + k * 3) % 20)::DECIMAL(18, 4) AS unit_price, 'EUR' AS currency,
            CASE WHEN position = 0 THEN 60000 + 1000 * ((i + k) % 9) END::BIGINT AS dwell_ms,
-           NULL::VARCHAR AS query, 'web' AS channel, NULL::VARCHAR AS properties,
-           true AS is_known_item
+           NULL::VARCHAR AS query, ['web', 'mail'][1 + i % 2] AS channel,
+           ['DE', 'AT', 'CH'][1 + i % 3] AS country,
+           NULL::VARCHAR AS properties, true AS is_known_item
     FROM visits, (VALUES (0, 'view', TIME '10:00:00', 1), (1, 'cart_add', TIME '10:01:00', 2),
                          (2, 'checkout', TIME '10:02:00', 4), (3, 'purchase', TIME '10:03:00', 4),
                          (4, 'refund', TIME '20:00:00', 20), (5, 'purchase', TIME '10:03:00', 8))
              s(position, event_type, time, every)
-    WHERE (i + k) % every = 0;
+    WHERE (i // 3 + k + 2) % every = 0;
 CREATE TABLE marts.fct_order_lines AS
     SELECT event_id AS line_id, order_id, user_id, item_id, event_ts AS line_ts,
            event_date AS line_date, event_type AS line_type, quantity, unit_price,

@@ -65,6 +65,7 @@ def _published(shop: Shop) -> AssetsDefinition:
     def marts(context: AssetExecutionContext) -> MaterializeResult[Any]:
         from audit.publish import PublishError, publish
         from orchestration.lib.manifest import manifest_rows, remember_published
+        from reports.entry import clear_failure
 
         night = tonight(context, shop)
         try:
@@ -74,6 +75,7 @@ def _published(shop: Shop) -> AssetsDefinition:
         gone = remember_published(night)
         if gone:
             context.log.info(f"no longer kept: the nights of {', '.join(map(str, gone))}")
+        clear_failure(night.paths, night.night)
         rows = sum(published.tables.values())
         context.log.info(f"{len(published.tables)} tables, {rows:,} rows in {published.path}")
         docs = night.paths.audit(night.night) / "data_docs" / "index.html"
