@@ -63,6 +63,11 @@ def export(paths: Paths, night: date) -> dict[str, int]:
             )
             rows[view.name] = sum(moments.values())
             last = max(moments, default=None)
+            if last and last > night_end(night).replace(tzinfo=None):
+                raise FeatureError(
+                    f"features.{view.name}.not_from_the_future: the newest row is of {last}, after "
+                    f"the end of night {night}: run dbt for that night, or mend the model"
+                )
             if last != night_end(night).replace(tzinfo=None):
                 raise FeatureError(
                     f"features.{view.name} ends at {last}, not with {night}: run dbt for that night"

@@ -12,7 +12,7 @@ from core.access import private
 from core.profile import ProfileError
 from core.shop import ShopError
 from core.vault import VaultError
-from orchestration.lib.commands import run_backfill, run_night, run_ui
+from orchestration.lib.commands import disk_trouble, run_backfill, run_night, run_ui
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,6 +70,12 @@ def main(arguments: list[str] | None = None) -> int:
     except (ShopError, ProfileError, VaultError) as error:
         print(error, file=sys.stderr)
         return 2
+    except OSError as error:
+        advice = disk_trouble(str(error))
+        if advice is None:
+            raise
+        print(f"{error}: {advice}", file=sys.stderr)
+        return 1
     return 0 if done else 1
 
 

@@ -5,7 +5,7 @@ from dagster import Definitions
 from core.shop import Shop
 from orchestration.defs import features, ingest, models, quality, reports, warehouse
 from orchestration.defs.schedules import nightly_job, nightly_schedule
-from orchestration.defs.sensors import late_files_sensor
+from orchestration.defs.sensors import dead_runs_sensor, late_files_sensor
 
 
 def shop_definitions(shop: Shop) -> Definitions:
@@ -23,5 +23,5 @@ def shop_definitions(shop: Shop) -> Definitions:
         jobs=[job],
         # an archive is complete: no new night will come, so there is nothing to schedule
         schedules=[] if shop.end else [nightly_schedule(shop, job)],
-        sensors=[late_files_sensor(shop, job)],
+        sensors=[late_files_sensor(shop, job), dead_runs_sensor(shop)],
     )

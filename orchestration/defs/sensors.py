@@ -1,4 +1,4 @@
-"""Late files: raw files that arrive or change after their night are taken in without waiting."""
+"""What is looked at every few minutes: raw files that came late, and runs that were killed."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from core.paths import Paths
 from core.shop import Shop
+from orchestration.lib.dead_runs import end_dead_runs
 
 
 def late_files_sensor(shop: Shop, job: UnresolvedAssetJobDefinition) -> SensorDefinition:
@@ -46,6 +47,22 @@ def late_files_sensor(shop: Shop, job: UnresolvedAssetJobDefinition) -> SensorDe
         yield RunRequest(run_key=f"{night}-{digest}", partition_key=night.isoformat())
 
     return late_files
+
+
+def dead_runs_sensor(shop: Shop) -> SensorDefinition:
+    """Ends the runs of processes that were killed, so that the next run gets their place."""
+
+    @sensor(
+        name=f"{shop.name}_dead_runs",
+        minimum_interval_seconds=60,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Marks runs as failed whose process was killed; the queue waits for them.",
+    )
+    def dead_runs(context: SensorEvaluationContext) -> SkipReason:
+        ended = end_dead_runs(context.instance, shop.name)
+        return SkipReason(f"ended {', '.join(ended)}" if ended else "no run was killed")
+
+    return dead_runs
 
 
 def _stamp(file: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -34,8 +35,8 @@ def run_night(
     chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
     if chosen > _yesterday():
         raise ShopError(f"night {chosen} is not over yet: the last one is {_yesterday()} (UTC)")
-    with access.published():
-        paths.home.mkdir(parents=True, exist_ok=True)
+    if not _alone(paths):
+        return False
     if data:
         _link_raw(paths, data)
     rescaled = _choose_scale(paths, scale)
@@ -47,7 +48,6 @@ def run_night(
         return True
     print(f"{shop.title}: night {chosen}", flush=True)
     if not _execute(shop, chosen, chosen):
-        print(_failure(paths, chosen), file=sys.stderr)
         return False
     print(summary(paths))
     print(f"Took {time.monotonic() - began:.0f} s.")
@@ -59,9 +59,12 @@ def run_backfill(name: str, first: date, last: date) -> bool:
     shop = load_shop(name)
     if last < first:
         raise ShopError(f"the range ends ({last}) before it starts ({first})")
-    done = _execute(shop, shop.check_night(first), shop.check_night(last))
-    print(summary(Paths(name)) if done else _failure(Paths(name), last))
-    return done
+    for night in (first, last):
+        shop.check_night(night)
+    if not _alone(Paths(shop.name)) or not _execute(shop, first, last):
+        return False
+    print(summary(Paths(name)))
+    return True
 
 
 def run_ui(port: int) -> bool:
@@ -97,8 +100,40 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+def _alone(paths: Paths) -> bool:
+    """Whether no other process runs a night of this shop, which holds until this one ends."""
+    from dagster import Failure
+
+    from orchestration.lib.night import hold
+
+    try:
+        hold(paths)
+    except Failure as refused:
+        print(refused.description, file=sys.stderr)
+        return False
+    return True
+
+
 def _execute(shop: Shop, first: date, last: date) -> bool:
-    """One run of the shop's nightly job, in this process, recorded where the UI shows it."""
+    """One run of the nightly job, recorded where the UI shows it; says why when it failed."""
+    paths = Paths(shop.name)
+    before = _stamp(paths.marts)
+    try:
+        reasons = _run_job(shop, first, last)
+    except Exception as error:
+        # Dagster could not even keep its own record: on a disk without space, for one
+        reasons = [f"{type(error).__name__}: {error}"]
+        print(reasons[0].splitlines()[0], file=sys.stderr)
+        if not disk_trouble(reasons[0]):
+            raise
+    if reasons:
+        published = _stamp(paths.marts) != before
+        print(_failure(paths, last, published, "\n".join(reasons)), file=sys.stderr)
+    return not reasons
+
+
+def _run_job(shop: Shop, first: date, last: date) -> list[str]:
+    """Run the job in this process; the errors of the steps that failed."""
     prepare_environment()
     warnings.filterwarnings("ignore", message="sqlglot")
     from dagster import DagsterInstance
@@ -108,6 +143,7 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     )
 
     from orchestration.definitions import defs
+    from orchestration.lib.dead_runs import end_dead_runs
 
     job = defs.resolve_job_def(f"{shop.name}_night")
     # one partition, or a range of them in one run
@@ -119,23 +155,19 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
         {"partition_key": last.isoformat()} if first == last else {"tags": tags}
     )
     with servers(), DagsterInstance.get() as instance:
+        end_dead_runs(instance, shop.name)
         result = job.execute_in_process(
             run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights
         )
-    return result.success
+    failed = [event for event in result.all_events if event.is_step_failure]
+    errors = [event.step_failure_data.error for event in failed]
+    return [] if result.success else ["failed", *map(str, errors)]
 
 
 def _start_anew(paths: Paths) -> None:
     """Have everything landed and the warehouse built as on the first night."""
-    from dagster import Failure
-
     from ingest.landing import start_anew
-    from orchestration.lib.night import hold
 
-    try:
-        hold(paths)
-    except Failure as error:
-        raise ShopError(str(error.description)) from error
     start_anew(paths)
     (paths.home / "warehouse.json").unlink(missing_ok=True)
 
@@ -174,9 +206,30 @@ def _yesterday() -> date:
     return (datetime.now(UTC) - timedelta(days=1)).date()
 
 
-def _failure(paths: Paths, night: date) -> str:
-    kept = "is untouched" if paths.marts.exists() else "does not exist yet"
-    return (
-        f"Night {night} failed and was not published; {paths.marts} {kept}. "
-        "The lines above say which step or check failed and why; `make ui` shows the run."
-    )
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Another one means that the file was replaced."""
+    return (file.stat().st_ino, file.stat().st_mtime_ns) if file.exists() else None
+
+
+def _failure(paths: Paths, night: date, published: bool, reasons: str) -> str:
+    if published:
+        what = f"Night {night} is published, but a step after that failed: run the night again."
+    else:
+        kept = "is untouched" if paths.marts.exists() else "does not exist yet"
+        what = f"Night {night} failed and was not published; {paths.marts} {kept}."
+    advice = disk_trouble(reasons) or "`make ui` shows the run."
+    return f"{what} The lines above say which step or check failed and why; {advice}"
+
+
+def disk_trouble(reason: str) -> str | None:
+    """What to do when it was the disk that failed a night; None when it was something else."""
+    if re.search(
+        r"No space left|disk is full|quota exceeded|max_temp_directory_size", reason, re.I
+    ):
+        return f"no space is left on the disk of {var_folder()}: free some and run the night again."
+    if re.search(r"Read-only file system|readonly database|Permission denied", reason):
+        return (
+            f"the night's user may not write there: make {var_folder()} and all below it writable "
+            "and run the night again."
+        )
+    return None

@@ -61,7 +61,7 @@ def hold(paths: Paths) -> None:
     access.private()
     with access.published():
         paths.home.mkdir(parents=True, exist_ok=True)
-    lock = (paths.home / ".lock").open("a+")
+    lock = _lock(paths).open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -76,6 +76,28 @@ def hold(paths: Paths) -> None:
     lock.flush()
     access.guard(paths)
     _held[str(paths.home)] = lock
+
+
+def holds(paths: Paths) -> bool:
+    """Whether this process runs the nights of the shop."""
+    return str(paths.home) in _held
+
+
+def is_held(paths: Paths) -> bool:
+    """Whether any process runs a night of the shop."""
+    if not _lock(paths).exists():
+        return False
+    with _lock(paths).open() as lock:
+        try:
+            # shared, so that two who only ask do not take each other for a night
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock(paths: Paths) -> Path:
+    return paths.home / ".lock"
 
 
 def tonight(context: AssetExecutionContext | AssetCheckExecutionContext, shop: Shop) -> Night:
