@@ -6,8 +6,11 @@ order that cannot be looked up in the shop is of no use. The texts of items are 
 
 from __future__ import annotations
 
+from datetime import date
+
 import duckdb
 
+from audit.catalogue import DAY_OF
 from core.paths import Paths
 from ingest.pseudonym import load_key, pseudonym
 
@@ -46,8 +49,11 @@ def _hidden(name: str) -> str:
     )
 
 
-def raw_ids(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
-    """The tables of `database` with a user id that is no pseudonym."""
+def raw_ids(connection: duckdb.DuckDBPyConnection, database: str, since: date) -> list[str]:
+    """The tables of `database` with a user id that is no pseudonym, in what was written tonight.
+
+    Of tables that grow by the day those are the rows from `since` on.
+    """
     tables = connection.execute(
         "SELECT table_name FROM duckdb_columns() "
         "WHERE database_name = $1 AND column_name = 'user_id' ORDER BY 1",
@@ -58,6 +64,8 @@ def raw_ids(connection: duckdb.DuckDBPyConnection, database: str) -> list[str]:
         for (name,) in tables
         if connection.execute(
             f'SELECT 1 FROM {database}."{name}" '
-            f"WHERE NOT regexp_full_match(user_id, '{_PSEUDONYM}') LIMIT 1"
+            f"WHERE NOT regexp_full_match(user_id, '{_PSEUDONYM}')"
+            + (f" AND {DAY_OF[name]} >= DATE '{since}'" if name in DAY_OF else "")
+            + " LIMIT 1"
         ).fetchall()
     ]

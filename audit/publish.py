@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -20,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from audit import disclosure, results, scope
-from audit.catalogue import GRAIN, STAGES
+from audit.catalogue import DAY_OF, GRAIN, STAGES
 from audit.source import literal
 from core.access import allow
 from core.duck import connect
@@ -73,8 +75,10 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
     manifest = pa.concat_tables([manifest_rows.cast(MANIFEST_SCHEMA), _check_rows(night, checks)])
     following = paths.marts.with_name(paths.marts.name + ".next")
     _remove(following)
-    tables = _build(following, paths, night, manifest)
-    changed = not paths.marts.exists() or content_hash(following) != content_hash(paths.marts)
+    since = scope.to_write(shop, paths, night)
+    tables = _build(following, paths, night, manifest, since)
+    there = paths.marts.exists()
+    changed = not there or content_hash(following, since) != content_hash(paths.marts, since)
     if changed:
         allow(following, 0o640)
         _sync(following)
@@ -86,8 +90,12 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
     return Published(paths.marts, tables, changed)
 
 
-def content_hash(path: Path) -> dict[str, str]:
-    """A digest per published table: columns, types, comments and rows in their order."""
+def content_hash(path: Path, since: date = scope.EVERYTHING) -> dict[str, str]:
+    """A digest per published table: columns, types, comments and rows, in whatever order.
+
+    Of tables that grow by the day only rows from `since` on are read, and of older events what may
+    change for them: whether their item is known.
+    """
     digests = {}
     with connect(path, read_only=True) as connection:
         for (table,) in connection.execute(
@@ -98,13 +106,20 @@ def content_hash(path: Path) -> dict[str, str]:
                 "WHERE table_name = $1 ORDER BY column_index",
                 [table],
             ).fetchall()
-            rows = connection.execute(
-                "SELECT count(*), bit_xor(hash(rowid, t)), bit_xor(hash('again', t, rowid)), "
-                "(SELECT comment FROM duckdb_tables() WHERE table_name = $1) "
-                f'FROM "{table}" AS t',
-                [table],
+            comment = connection.execute(
+                "SELECT comment FROM duckdb_tables() WHERE table_name = $1", [table]
             ).fetchall()
-            digests[table] = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
+            day = DAY_OF.get(table)
+            rows = connection.execute(
+                "SELECT count(*), bit_xor(hash(t)), sum(hash('again', t)) "
+                f'FROM "{table}" AS t' + (f" WHERE {day} >= {literal(since)}" if day else "")
+            ).fetchall()
+            if table == "fct_events" and since > scope.EVERYTHING:
+                rows += connection.execute(
+                    "SELECT count(*), bit_xor(hash(t)) FROM (SELECT DISTINCT item_id, "
+                    f"is_known_item FROM fct_events WHERE event_date < {literal(since)}) AS t"
+                ).fetchall()
+            digests[table] = hashlib.sha256(repr((columns, comment, rows)).encode()).hexdigest()
     return digests
 
 
@@ -168,8 +183,16 @@ def _check_rows(night: date, checks: dict[str, list[results.Check]]) -> pa.Table
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
-def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[str, int]:
-    """Write every table of the published file; the row count of each."""
+def _build(
+    file: Path, paths: Paths, night: date, manifest: pa.Table, since: date
+) -> dict[str, int]:
+    """Write every table of the published file; the row count of each.
+
+    The file begins as a copy of the one that is published now where its days before `since` are
+    those of tonight: then only later days of the tables that grow by the day are written.
+    """
+    if since > scope.EVERYTHING:
+        shutil.copyfile(paths.marts, file)
     recommendations = paths.recommendations / f"{night.isoformat()}.parquet"
     with connect() as connection:
         connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
@@ -189,8 +212,9 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
             "WHERE table_catalog = 'warehouse' AND table_schema = 'marts' ORDER BY 1"
         ).fetchall():
             tables[name] = f'warehouse.marts."{name}"'
-        counts = {name: _copy(connection, name, tables[name]) for name in sorted(tables)}
-        raw = disclosure.raw_ids(connection, "published")
+        _drop_others(connection, tables)
+        counts = {name: _copy(connection, name, tables[name], since) for name in sorted(tables)}
+        raw = disclosure.raw_ids(connection, "published", since)
         connection.execute("CHECKPOINT published")
         connection.execute("DETACH published")
     if raw:
@@ -202,14 +226,39 @@ def _build(file: Path, paths: Paths, night: date, manifest: pa.Table) -> dict[st
     return counts
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str) -> int:
-    """Create one published table from `source`, in its order and with its comments."""
+def _drop_others(connection: duckdb.DuckDBPyConnection, tables: Mapping[str, str]) -> None:
+    """Drop tables that are no longer made from a file that begins as a copy."""
+    for (name,) in connection.execute(
+        "SELECT table_name FROM duckdb_tables() WHERE database_name = 'published'"
+    ).fetchall():
+        if name not in tables:
+            connection.execute(f'DROP TABLE published."{name}"')
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, name: str, source: str, since: date) -> int:
+    """Write one published table from `source`, in its order and with its comments."""
     order = ", ".join(_ORDER.get(name) or GRAIN.get(name) or ["ALL"])
     shown = disclosure.shown(connection, source)
     columns = ", ".join(f'{value} AS "{column}"' for column, value in shown.items())
-    connection.execute(
-        f'CREATE TABLE published."{name}" AS SELECT {columns} FROM {source} ORDER BY {order}'
-    )
+    day = DAY_OF.get(name)
+    if day and since > scope.EVERYTHING:
+        connection.execute(f'DELETE FROM published."{name}" WHERE {day} >= {literal(since)}')
+        connection.execute(
+            f'INSERT INTO published."{name}" BY NAME SELECT {columns} FROM {source} '
+            f"WHERE {day} >= {literal(since)} ORDER BY {order}"
+        )
+        if name == "fct_events":  # a new version of the catalogue knows items of older events
+            connection.execute(
+                'UPDATE published."fct_events" SET is_known_item = NOT is_known_item '
+                f"WHERE event_date < {literal(since)} AND item_id IS NOT NULL "
+                "AND is_known_item <> (item_id IN "
+                "(SELECT item_id FROM warehouse.marts.dim_items WHERE is_catalogued))"
+            )
+    else:
+        connection.execute(
+            f'CREATE OR REPLACE TABLE published."{name}" AS '
+            f"SELECT {columns} FROM {source} ORDER BY {order}"
+        )
     comments = connection.execute(
         """
         SELECT 'TABLE', '', comment FROM (FROM duckdb_tables() SELECT database_name, schema_name,

@@ -67,8 +67,8 @@ ITEMS = """
            'items.csv' AS _file, i::BIGINT AS _row FROM range(0, 60) items(i)"""
 MARTS = {
     "fct_events": "SELECT * EXCLUDE (session_id, _file, _row, day, dwell_ms), "
-    "event_ts::DATE AS event_date, session_id AS session_key, 60000::BIGINT AS dwell_ms "
-    "FROM landed",
+    "event_ts::DATE AS event_date, session_id AS session_key, 60000::BIGINT AS dwell_ms, "
+    "true AS is_known_item FROM landed",
     "dim_users": "SELECT user_id, min(event_ts) AS first_seen_at FROM landed GROUP BY 1",
     "dim_items": "SELECT item_id, title, valid_from, true AS is_catalogued FROM items",
     "fct_sessions": "SELECT session_id AS session_key, min(event_ts) AS started_at, "
@@ -631,8 +631,8 @@ from tests.integration.test_audit_night import SHOP, TONIGHT, _manifest
 def die(*args, **kwargs):
     os._exit(9)
 
-def die_at_orders(connection, name, source):
-    return die() if name == "fct_orders" else copy(connection, name, source)
+def die_at_orders(connection, name, *rest):
+    return die() if name == "fct_orders" else copy(connection, name, *rest)
 
 copy = publish._copy
 match sys.argv[1]:
@@ -729,3 +729,33 @@ def test_a_day_that_landed_anew_is_read_again(
     )
     ledger.save(paths.landing / "_ledger.json", landed)
     assert scope.since(SHOP, paths, TONIGHT) == date(2026, 3, 5) - scope.LOOK_BACK
+
+
+def _published_rows(paths: Paths) -> dict[str, list]:
+    with connect(paths.marts, read_only=True) as connection:
+        names = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        return {
+            name: connection.execute(f'FROM "{name}" ORDER BY ALL').fetchall() for (name,) in names
+        }
+
+
+def test_carrying_on_from_yesterdays_file_publishes_what_a_new_file_would(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last days are written, and an older event's item may become unknown all the same."""
+    monkeypatch.setattr(scope, "LOOK_BACK", timedelta(days=7))
+    scope.remember(SHOP, paths, YESTERDAY)  # of this copy of the folder
+    _sql("DELETE FROM marts.dim_items WHERE item_id = 'item7'")(paths)
+    _sql(
+        "UPDATE marts.fct_events SET is_known_item = item_id <> 'item7'",
+        "COMMENT ON TABLE marts.fct_events IS 'Events.'",
+    )(paths)
+    assert scope.to_write(SHOP, paths, TONIGHT) == YESTERDAY - timedelta(days=1)
+    assert _publish(paths, TONIGHT).changed
+    carried = _published_rows(paths)
+    assert not _publish(paths, TONIGHT).changed
+
+    paths.marts.rename(paths.home / "aside.duckdb")  # not the file that is on record
+    assert scope.to_write(SHOP, paths, TONIGHT) == scope.EVERYTHING
+    assert _publish(paths, TONIGHT).changed
+    assert _published_rows(paths) == carried
