@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -71,4 +72,4 @@ def test_a_user_id_that_is_no_pseudonym_is_found():
         connection.execute(
             "CREATE TABLE bad AS SELECT unnest([repeat('ab', 16), 'C000814']) AS user_id"
         )
-        assert disclosure.raw_ids(connection, "memory") == ["bad"]
+        assert disclosure.raw_ids(connection, "memory", date(1970, 1, 1)) == ["bad"]
