@@ -84,10 +84,14 @@ def assets(shop: Shop) -> list[AssetsDefinition]:
         target = night.paths.home / "dbt"
         load_ahead()  # dbt works in a process of its own, and this one would only wait
         events: list[Any] = []
+        invocation = cli.cli(command, context=context, target_path=target)
         try:
             with dbt.quiet(context.log.info):
-                events.extend(cli.cli(command, context=context, target_path=target).stream())
+                events.extend(invocation.stream())
         except Exception:
+            # a dbt left to itself would keep the next try out of the warehouse
+            invocation.process.kill()
+            invocation.process.wait()
             yield from events
             raise
         # told when dbt has ended and let go of the warehouse, so that the rows can be counted
