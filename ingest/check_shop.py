@@ -23,6 +23,7 @@ from ingest.contract import TABLES, Column, Table
 from ingest.mapping import (
     Mapping,
     column_problems,
+    fitting_files,
     looks_across,
     map_table,
     mappings,
@@ -86,8 +87,9 @@ def _check_table(
 ) -> None:
     table = mapping.table
     chosen = {file for key in mapping.keys for file in files[key]}
-    across = looks_across(connection, mapping, folder, files)
-    unreadable = select_rows(connection, mapping, folder, files, chosen)
+    fitting, misfits = fitting_files(connection, mapping, folder, files)
+    across = looks_across(connection, mapping, folder, fitting)
+    unreadable = select_rows(connection, mapping, folder, fitting, chosen) + misfits
     types = selected_types(connection)
     problems = column_problems(table, types)
     _report_unreadable(report, mapping, folder, files, unreadable)

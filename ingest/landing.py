@@ -27,11 +27,22 @@ from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 
+import duckdb
+
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop, ShopError
 from ingest.contract import TABLES
-from ingest.ledger import Ledger, TableState, changed, current_files, load, save
+from ingest.ledger import (
+    FileState,
+    Ledger,
+    TableState,
+    changed,
+    current_files,
+    load,
+    moving_files,
+    save,
+)
 from ingest.mapping import mappings
 from ingest.parts import write_empty_files
 from ingest.pseudonym import load_key
@@ -78,22 +89,88 @@ def land(shop: Shop, paths: Paths, night: date, today: date | None = None) -> La
     the shop cannot run or does not return the contract's columns, and when all raw files are gone;
     the landing is then as it was.
     """
-    ledger_path = _ledger_path(paths)
-    ledger = load(ledger_path)
-    key = load_key(paths)
-    files = find_files(shop, paths.raw)
+    ledger = load(_ledger_path(paths))
     yesterday = (today or night) - timedelta(days=1)
     horizon = max(night, yesterday) + timedelta(days=FUTURE_DAYS)
-    states = current_files(paths.raw, {f for some in files.values() for f in some}, ledger.files)
-    changes = changed(states, ledger.files)
-    if ledger.files and not states:
-        raise ShopError(
-            f"{paths.raw} has no raw files any more, but {len(ledger.files)} had landed; bring them"
-            f" back, or delete {paths.landing} to start anew"
-        )
-    work = paths.home / "landing.new"
+    states, changes, staged = _read(shop, paths, night, horizon, ledger)
+    gone = (set(ledger.gone) | ledger.files.keys()) - states.keys()
+    new = Ledger(
+        night,
+        horizon,
+        sorted(gone),
+        states,
+        {name: each.state for name, each in staged.items()},
+    )
+    _move_into_place(paths, ledger, staged)
+    new.worst_reason = (
+        _worst_reason(paths) if any(each.moves for each in staged.values()) else ledger.worst_reason
+    )
+    if new != ledger:
+        save(_ledger_path(paths), new)
+    shutil.rmtree(_work(paths))
+    touched = {d for name, s in staged.items() if not TABLES[name].snapshot for d in s.days}
+    return Landed(
+        tables={name: _counts(new.table(name)) for name in TABLES},
+        touched_days=sorted(date.fromisoformat(day) for day in touched),
+        changed=any(each.days or each.moves for each in staged.values()),
+        files=len(states),
+        changed_files=sorted(changes),
+        worst_reason=new.worst_reason,
+        fingerprint=_digest([new.table(name).fingerprint for name in TABLES]),
+    )
+
+
+def _read(
+    shop: Shop, paths: Paths, night: date, horizon: date, ledger: Ledger
+) -> tuple[dict[str, FileState], set[str], dict[str, Staged]]:
+    """The raw files, those among them that changed, and what they come to; nothing is in place yet.
+
+    When somebody writes to the files meanwhile, they are read once more. What is written after that
+    makes a changed file, which the next landing reads again.
+    """
+    key = load_key(paths)
+    for last in (False, True):
+        files = find_files(shop, paths.raw)
+        names = {file for some in files.values() for file in some}
+        states = current_files(paths.raw, names, ledger.files)
+        if ledger.files and not states:
+            raise ShopError(
+                f"{paths.raw} has no raw files any more, but {len(ledger.files)} had landed; bring"
+                f" them back, or delete {paths.landing} to start anew"
+            )
+        files = {raw: [file for file in some if file in states] for raw, some in files.items()}
+        changes = changed(states, ledger.files)
+        try:
+            staged = _stage(shop, paths, key, night, horizon, ledger, files, changes)
+        except (OSError, duckdb.Error, ShopError) as error:
+            moving = moving_files(paths.raw, states)
+            if not moving:
+                raise
+            if last:
+                raise ShopError(
+                    f"raw files changed or went away while they were read ({', '.join(moving)}):"
+                    " run again when they are all there"
+                ) from error
+        else:
+            if last or not moving_files(paths.raw, states):
+                break
+    return states, changes, staged
+
+
+def _stage(
+    shop: Shop,
+    paths: Paths,
+    key: bytes,
+    night: date,
+    horizon: date,
+    ledger: Ledger,
+    files: dict[str, list[str]],
+    changes: set[str],
+) -> dict[str, Staged]:
+    """Every table's next state, with its new files beside the landing."""
+    work = _work(paths)
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    (work / "spill").mkdir(parents=True)
     write_empty_files(paths)
     staged: dict[str, Staged] = {}
     shop_tables = {mapping.table.name: mapping for mapping in mappings(shop)}
@@ -115,31 +192,7 @@ def land(shop: Shop, paths: Paths, night: date, today: date | None = None) -> La
                 ).run()
         elif name in ledger.tables:
             staged[name] = clear(paths, table)
-    gone = (set(ledger.gone) | ledger.files.keys()) - states.keys()
-    new = Ledger(
-        night,
-        horizon,
-        sorted(gone),
-        states,
-        {name: each.state for name, each in staged.items()},
-    )
-    _move_into_place(paths, ledger, staged)
-    new.worst_reason = (
-        _worst_reason(paths) if any(each.moves for each in staged.values()) else ledger.worst_reason
-    )
-    if new != ledger:
-        save(ledger_path, new)
-    shutil.rmtree(work)
-    touched = {d for name, s in staged.items() if not TABLES[name].snapshot for d in s.days}
-    return Landed(
-        tables={name: _counts(new.table(name)) for name in TABLES},
-        touched_days=sorted(date.fromisoformat(day) for day in touched),
-        changed=any(each.days or each.moves for each in staged.values()),
-        files=len(states),
-        changed_files=sorted(changes),
-        worst_reason=new.worst_reason,
-        fingerprint=_digest([new.table(name).fingerprint for name in TABLES]),
-    )
+    return staged
 
 
 def changed_files(shop: Shop, paths: Paths) -> list[str]:
@@ -202,6 +255,11 @@ def _worst_reason(paths: Paths) -> str | None:
             [f"{paths.quarantine}/*/*.parquet"],
         ).fetchone()
     return str(found[0]) if found else None
+
+
+def _work(paths: Paths) -> Path:
+    """Where the new files are until they are all there."""
+    return paths.home / "landing.new"
 
 
 def _ledger_path(paths: Paths) -> Path:

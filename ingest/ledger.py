@@ -114,15 +114,31 @@ def current_files(
     """The state of the raw files now; a file is read only when its size or time has changed."""
     states = {}
     for name in sorted(names):
-        stat = (folder / name).stat()
         before = known.get(name)
-        if before and (before.size, before.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            states[name] = before
-        else:
+        try:
+            if before and _looks_as_before(folder / name, before):
+                states[name] = before
+                continue
+            stat = (folder / name).stat()
             with (folder / name).open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            states[name] = FileState(stat.st_size, stat.st_mtime_ns, digest)
+        except FileNotFoundError:
+            continue  # it was there when the names were listed: now it is gone
+        states[name] = FileState(stat.st_size, stat.st_mtime_ns, digest)
     return states
+
+
+def moving_files(folder: Path, states: dict[str, FileState]) -> list[str]:
+    """Files that somebody has written to, or taken away, since `states` were taken."""
+    return [name for name, state in states.items() if not _looks_as_before(folder / name, state)]
+
+
+def _looks_as_before(file: Path, state: FileState) -> bool:
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return False
+    return (state.size, state.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
 
 
 def changed(now: dict[str, FileState], before: dict[str, FileState]) -> set[str]:

@@ -18,10 +18,11 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -30,11 +31,15 @@ from core.shop import Shop, ShopError
 from ingest.contract import PROVENANCE, TABLES, Column, Table
 from ingest.personal_data import FREE_TEXT, mask_columns, told
 from ingest.pseudonym import ERASED, NOBODY, Forgotten, pseudonyms
-from ingest.raw import Unreadable, damaged_files, open_view
+from ingest.raw import Unreadable, damaged_files, open_view, parquet_shapes, show_rows
 
 FUTURE = "timestamp_in_the_future"
 TOO_LATE = "too late: its day was closed when the file came; REBUILD=1 takes it in"
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_VALUE_ERRORS = (duckdb.DataError, duckdb.InvalidInputException)
+_MOST_BAD_ROWS = 50  # of one file that are told apart; one with more is put aside whole
 
 # Operators of DuckDB's plan that make each of their rows from one row
 _ROW_BY_ROW = {
@@ -97,6 +102,57 @@ def open_views(
     return unreadable
 
 
+def fitting_files(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+) -> tuple[dict[str, list[str]], list[Unreadable]]:
+    """`files` without those whose column types alone keep the SELECT from running, and those.
+
+    Only parquet has types of its own. Most files decide which types are meant.
+    """
+    shapes = {
+        key: parquet_shapes(mapping.shop.raw[key], folder, files[key])[0]
+        for key in mapping.keys
+        if mapping.shop.raw[key].format == "parquet"
+    }
+    if all(len(some) < 2 for some in shapes.values()) or _binds(connection, mapping, folder, files):
+        return files, []
+    fitting = {**files, **{key: list[str]() for key in shapes}}
+    misfits = []
+    for key, some in shapes.items():
+        meant: dict[str, str] = {}
+        for shape, named in sorted(some.items(), key=lambda each: (-len(each[1]), each[1])):
+            wider = {**fitting, key: sorted(fitting[key] + named)}
+            if _binds(connection, mapping, folder, wider):
+                fitting, meant = wider, dict(shape) | meant
+            else:
+                other = next((c for c, kind in shape if meant.get(c, kind) != kind), shape[0][0])
+                why = (
+                    f"type of {other} is {dict(shape)[other]}, not {meant.get(other)} as elsewhere"
+                )
+                misfits += [Unreadable(file, None, why) for file in named]
+        if not meant:
+            return files, []  # the SELECT is at fault
+    return fitting, misfits
+
+
+def _binds(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+) -> bool:
+    """Can the SELECT run over columns of the types that `files` have?"""
+    try:
+        open_views(connection, mapping, folder, files, set())
+        connection.execute(f"EXPLAIN {_body(mapping)}")
+    except duckdb.Error:
+        return False
+    return True
+
+
 def looks_across(
     connection: duckdb.DuckDBPyConnection,
     mapping: Mapping,
@@ -131,13 +187,19 @@ def select_rows(
     folder: Path,
     files: dict[str, list[str]],
     chosen: set[str],
+    aside: list[Unreadable] | None = None,
 ) -> list[Unreadable]:
     """Run the SELECT over the `chosen` files into the temporary table `selected`.
 
-    Damaged files are left out and returned. Raises ShopError with DuckDB's message when the SELECT
-    itself is at fault.
+    Damaged files, and rows with values that do not convert as the SELECT asks, are left out and
+    returned; so are the rows `aside`. Raises ShopError with DuckDB's message when the SELECT itself
+    is at fault.
     """
     unreadable = open_views(connection, mapping, folder, files, chosen)
+    if aside:
+        rows = ", ".join(f"({_text(bad.file)}, {bad.row})" for bad in aside)
+        for key in mapping.keys:
+            show_rows(connection, key, f"(_file, _row) NOT IN (VALUES {rows})")
     query = f"CREATE OR REPLACE TEMP TABLE selected AS SELECT * FROM (\n{_body(mapping)}\n)"
     try:
         connection.execute(query)
@@ -155,11 +217,81 @@ def select_rows(
                 [file for file in files[key] if file in chosen - known],
             )
         ]
+        if not damaged and isinstance(error, _VALUE_ERRORS):
+            damaged = _rows_that_fail(connection, mapping, folder, files, chosen - known)
         if not damaged:
             raise ShopError(f"{mapping.name}: {error}") from error
-        rest = chosen - {bad.file for bad in damaged}
-        return damaged + select_rows(connection, mapping, folder, files, rest)
+        rest = chosen - {bad.file for bad in damaged if bad.row is None}
+        aside = (aside or []) + [bad for bad in damaged if bad.row is not None]
+        return damaged + select_rows(connection, mapping, folder, files, rest, aside)
     return unreadable
+
+
+def _rows_that_fail(
+    connection: duckdb.DuckDBPyConnection,
+    mapping: Mapping,
+    folder: Path,
+    files: dict[str, list[str]],
+    chosen: set[str],
+) -> list[Unreadable]:
+    """Rows (of a file with many of them: the file) that the SELECT cannot convert, by halving."""
+    if looks_across(connection, mapping, folder, files):
+        return []  # it takes more than one row to fail
+
+    def file_fails(some: Sequence[str]) -> bool:
+        open_views(connection, mapping, folder, files, set(some))
+        return _complaint(connection, mapping) is not None
+
+    bad = []
+    for key in mapping.keys:
+        for file in _culprits([file for file in files[key] if file in chosen], file_fails):
+            open_views(connection, mapping, folder, files, {file})
+            bad += _rows_of_file_that_fail(connection, mapping, key, file)
+    return bad
+
+
+def _rows_of_file_that_fail(
+    connection: duckdb.DuckDBPyConnection, mapping: Mapping, key: str, file: str
+) -> list[Unreadable]:
+    connection.execute(f'CREATE OR REPLACE TEMP TABLE suspects AS FROM raw."{key}"')
+    (last,) = connection.execute("SELECT max(_row) FROM suspects").fetchall()[0]
+
+    def complaint(rows: Sequence[int]) -> str | None:
+        show_rows(connection, key, f"_row BETWEEN {rows[0]} AND {rows[-1]}", "suspects")
+        return _complaint(connection, mapping)
+
+    def rows_fail(rows: Sequence[int]) -> bool:
+        return complaint(rows) is not None
+
+    rows = _culprits(range(1, last + 1), rows_fail, _MOST_BAD_ROWS + 1)
+    if len(rows) > _MOST_BAD_ROWS:
+        why = f"file unreadable: more than {_MOST_BAD_ROWS} of its rows, such as {rows[0]}, have"
+        return [Unreadable(file, None, f"{why} {complaint(rows[:1])}")]
+    return [Unreadable(file, row, f"line unreadable: {complaint([row])}") for row in rows]
+
+
+def _culprits(
+    those: Sequence[_T], fail: Callable[[Sequence[_T]], bool], most: int | None = None
+) -> list[_T]:
+    """Those that fail by themselves, found by halving; at `most` so many of them."""
+    if not those or most == 0 or not fail(those):
+        return []
+    if len(those) == 1:
+        return list(those)
+    middle = len(those) // 2
+    found = _culprits(those[:middle], fail, most)
+    return found + _culprits(those[middle:], fail, most and most - len(found))
+
+
+def _complaint(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> str | None:
+    """What a value in the views does that the SELECT cannot convert, without the value; or None."""
+    try:
+        query = f"SELECT max(hash(every_column)) FROM (\n{_body(mapping)}\n) AS every_column"
+        connection.execute(query)
+    except _VALUE_ERRORS as error:
+        line = re.sub(r"'[^']*'?|\"[^\"]*\"?|\d{4,}", "...", str(error).splitlines()[0])
+        return f"a value that does not convert ({line})"
+    return None
 
 
 def map_table(
@@ -343,3 +475,7 @@ def _body(mapping: Mapping) -> str:
     if len(statements) != 1:
         raise ShopError(f"{mapping.name}: must be one SELECT, not {len(statements)} statements")
     return statements[0].query.strip().rstrip(";")
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"

@@ -9,23 +9,28 @@ read is returned as `Unreadable` and stops no other.
 from __future__ import annotations
 
 import csv
+import difflib
 import glob
-import gzip
 import json
-from collections.abc import Callable
+import tempfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.shop import RawFiles, Shop
+from ingest.torn_csv import TELLING_WIDTH, mend, opener
 
 _DELIMITERS = ",;\t|"
 _table_number = count()
+
+Shape = tuple[tuple[str, str], ...]  # (column, type) of the declared columns a parquet file has
 
 # (SQL list of files, name of the table for rejected lines) -> SQL that reads the files
 _Reader = Callable[[str, str], str]
@@ -85,11 +90,22 @@ def open_view(
     none = "NULL" if entry.format == "parquet" else "NULL::VARCHAR"
     names = ", ".join(f"{none} AS {_quote(name)}" for name in _declared(entry))
     parts.append(f"SELECT {names}, NULL::VARCHAR AS _file, NULL::BIGINT AS _row WHERE false")
-    connection.execute("CREATE SCHEMA IF NOT EXISTS raw")
+    connection.execute("CREATE SCHEMA IF NOT EXISTS raw; CREATE SCHEMA IF NOT EXISTS every_raw")
     connection.execute(
-        f"CREATE OR REPLACE VIEW raw.{_quote(key)} AS " + " UNION ALL BY NAME ".join(parts)
+        f"CREATE OR REPLACE VIEW every_raw.{_quote(key)} AS " + " UNION ALL BY NAME ".join(parts)
     )
+    show_rows(connection, key)
     return unreadable + more
+
+
+def show_rows(
+    connection: duckdb.DuckDBPyConnection, key: str, where: str = "", of: str | None = None
+) -> None:
+    """Let `raw.<key>` show the rows for which `where` holds, of the view as opened or of `of`."""
+    connection.execute(
+        f"CREATE OR REPLACE VIEW raw.{_quote(key)} AS FROM {of or f'every_raw.{_quote(key)}'}"
+        + (f" WHERE {where}" if where else "")
+    )
 
 
 def column_names(path: Path, entry: RawFiles) -> list[str]:
@@ -98,7 +114,7 @@ def column_names(path: Path, entry: RawFiles) -> list[str]:
         return list(pq.read_schema(path).names)
     if entry.format == "csv":
         return _header(path, entry)[1]
-    with _opener(path)(path, "rb") as file:
+    with opener(path)(path, "rb") as file:
         return list(json.loads(file.readline()))
 
 
@@ -118,14 +134,13 @@ def damaged_files(
     return bad
 
 
-def _parquet(
-    entry: RawFiles, folder: Path, chosen: list[str], every: list[str]
-) -> tuple[list[str], list[Unreadable]]:
-    """One SELECT per set of column types among all files; files of other sets add types only."""
+def parquet_shapes(
+    entry: RawFiles, folder: Path, files: list[str]
+) -> tuple[dict[Shape, list[str]], list[Unreadable]]:
+    """Files by their declared columns and types, and those that cannot be read."""
     unreadable: list[Unreadable] = []
-    shapes: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    wanted = set(chosen)
-    for file in every:
+    shapes: dict[Shape, list[str]] = {}
+    for file in files:
         problem = None
         try:
             schema = pq.read_schema(folder / file)
@@ -135,8 +150,17 @@ def _parquet(
         if problem is None:
             shape = tuple((n, str(schema.field(n).type)) for n in _declared(entry, schema.names))
             shapes.setdefault(shape, []).append(file)
-        elif file in wanted:
+        else:
             unreadable.append(problem)
+    return shapes, unreadable
+
+
+def _parquet(
+    entry: RawFiles, folder: Path, chosen: list[str], every: list[str]
+) -> tuple[list[str], list[Unreadable]]:
+    """One SELECT per set of column types among all files; files of other sets add types only."""
+    shapes, unreadable = parquet_shapes(entry, folder, every)
+    wanted = set(chosen)
     parts = []
     for shape, files in sorted(shapes.items()):
         here = [file for file in files if file in wanted]
@@ -147,7 +171,7 @@ def _parquet(
             f" file_row_number = true, hive_partitioning = false)"
             + ("" if here else " WHERE false")
         )
-    return parts, unreadable
+    return parts, [bad for bad in unreadable if bad.file in wanted]
 
 
 def _csv(
@@ -172,12 +196,68 @@ def _csv(
     parts = []
     for (delimiter, header), files in sorted(shapes.items()):
         columns = _columns(entry, list(header))
-        made, more = _numbered_tables(
-            connection, _csv_reader(delimiter, header), columns, folder, files
-        )
+        reader = _csv_reader(delimiter, header)
+        made, more = _numbered_tables(connection, reader, columns, folder, files)
+        torn = _torn(connection, made if len(header) >= TELLING_WIDTH else [], entry, more)
+        if torn:
+            whole = [file for file in files if file not in torn]
+            made, more = [], []
+            if whole:
+                made, more = _numbered_tables(connection, reader, columns, folder, whole)
+            for file in sorted(torn):
+                part, bad = _mended_table(connection, reader, columns, folder, file, delimiter)
+                made += part
+                more += bad
         parts += made
         unreadable += more
     return parts, unreadable
+
+
+def _torn(
+    connection: duckdb.DuckDBPyConnection,
+    made: list[str],
+    entry: RawFiles,
+    unreadable: list[Unreadable],
+) -> set[str]:
+    """Files in which a quote may have swallowed lines: one is unclosed, or a value has lines."""
+    broken = ("line unreadable: unquoted value", "line unreadable: line size over maximum")
+    torn = {bad.file for bad in unreadable if bad.reason in broken}
+    torn |= {bad.file for bad in unreadable if bad.row is None}
+    lines = " OR ".join(f"contains({_quote(name)}::VARCHAR, chr(10))" for name in _declared(entry))
+    for part in made:
+        found = connection.execute(f"SELECT DISTINCT _file FROM ({part}) WHERE {lines}").fetchall()
+        torn |= {file for (file,) in found}
+    return torn
+
+
+def _mended_table(
+    connection: duckdb.DuckDBPyConnection,
+    reader: _Reader,
+    columns: str,
+    folder: Path,
+    file: str,
+    delimiter: str,
+) -> tuple[list[str], list[Unreadable]]:
+    """Read what can be read of a file with broken quoting, by way of a copy without the rest."""
+    (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchall()[0]
+    with tempfile.TemporaryDirectory(dir=spill if Path(spill).is_dir() else None) as scratch:
+        width = len(next(csv.reader([_first_line(folder / file)], delimiter=delimiter)))
+        try:
+            left_out = mend(folder / file, Path(scratch) / file, delimiter, width)
+        except (OSError, EOFError, zlib.error) as error:
+            return [], [_unreadable(file, error, folder)]
+        parts, more = _numbered_tables(connection, reader, columns, Path(scratch), [file])
+    unreadable = [Unreadable(file, row, why) for row, why in left_out]
+    if unreadable:
+        gaps = _gaps(unreadable)
+        parts = [_with_gaps(connection, part, gaps) for part in parts]
+        places = [place for _, place, _ in gaps]
+        for bad in more:  # of the copy: give them their place in the file
+            before = bisect_right(places, bad.row) if bad.row else 0
+            row = bad.row + gaps[before - 1][2] if bad.row and before else bad.row
+            unreadable.append(Unreadable(file, row, bad.reason))
+        return parts, unreadable
+    return parts, more
 
 
 def _csv_reader(delimiter: str, header: tuple[str, ...]) -> _Reader:
@@ -210,10 +290,12 @@ def _json(
         lines = connection.execute(f"SELECT _file, _row FROM ({table}) WHERE no_object").fetchall()
         unreadable += [Unreadable(f, r, "line unreadable: not a JSON object") for f, r in lines]
         lacking = _lacking_fields(connection, entry, table)
-        unreadable += [Unreadable(f, None, f"column {name} missing") for f, name in lacking]
+        unreadable += [
+            Unreadable(f, None, f"column {name} missing{hint}") for f, name, hint in lacking
+        ]
         good = "NOT no_object"
         if lacking:
-            good += f" AND _file NOT IN ({', '.join(_text(file) for file, _ in lacking)})"
+            good += f" AND _file NOT IN ({', '.join(_text(file) for file, *_ in lacking)})"
         parts.append(
             f"SELECT unnest(json_transform(json, {_text(fields)})), _file, _row"
             f" FROM ({table}) WHERE {good}"
@@ -223,19 +305,21 @@ def _json(
 
 def _lacking_fields(
     connection: duckdb.DuckDBPyConnection, entry: RawFiles, table: str
-) -> list[tuple[str, str]]:
-    """(file, first declared column that none of its lines has)."""
+) -> list[tuple[str, str, str]]:
+    """(file, first declared column that none of its lines has, what it may be called now)."""
     names = ", ".join(
         f"bool_or(json_exists(json, {_text('$.' + json.dumps(name))}))" for name in entry.columns
     )
     found = connection.execute(
-        f"SELECT _file, {names} FROM ({table}) WHERE NOT no_object GROUP BY _file ORDER BY _file"
+        f"SELECT _file, arg_min(json_keys(json), _row), {names} FROM ({table})"
+        " WHERE NOT no_object GROUP BY _file ORDER BY _file"
     ).fetchall()
-    return [
-        (file, next(name for name, there in zip(entry.columns, has, strict=True) if not there))
-        for file, *has in found
-        if not all(has)
-    ]
+    lacking = []
+    for file, keys, *has in found:
+        names_lacking = [n for n, there in zip(entry.columns, has, strict=True) if not there]
+        if names_lacking:
+            lacking.append((file, names_lacking[0], _renamed(entry, names_lacking, keys)))
+    return lacking
 
 
 def _numbered_tables(
@@ -286,15 +370,22 @@ def _numbered_table(
         f" FROM {table} JOIN {table}_first USING (_file)"
     )
     unreadable = _rejected(connection, rejects, folder)
-    if unreadable:  # a line left out moves those after it: give them their place back
-        gaps = f"{table}_gaps"
-        connection.execute(f"CREATE TEMP TABLE {gaps} (file VARCHAR, place BIGINT, gap BIGINT)")
-        connection.executemany(f"INSERT INTO {gaps} VALUES (?, ?, ?)", _gaps(unreadable))
-        part = (
-            f"SELECT part.* REPLACE (_row + coalesce(gap, 0) AS _row) FROM ({part}) AS part"
-            f" ASOF LEFT JOIN {gaps} ON _file = file AND _row >= place"
-        )
+    if unreadable:
+        part = _with_gaps(connection, part, _gaps(unreadable))
     return part, unreadable
+
+
+def _with_gaps(
+    connection: duckdb.DuckDBPyConnection, part: str, gaps: list[tuple[str, int, int]]
+) -> str:
+    """A line left out moves those after it: give them their place back."""
+    table = f"gaps_{next(_table_number)}"
+    connection.execute(f"CREATE TEMP TABLE {table} (file VARCHAR, place BIGINT, gap BIGINT)")
+    connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", gaps)
+    return (
+        f"SELECT part.* REPLACE (_row + coalesce(gap, 0) AS _row) FROM ({part}) AS part"
+        f" ASOF LEFT JOIN {table} ON _file = file AND _row >= place"
+    )
 
 
 def _rejected(
@@ -326,19 +417,31 @@ def _gaps(unreadable: list[Unreadable]) -> list[tuple[str, int, int]]:
 
 def _header(path: Path, entry: RawFiles) -> tuple[str, list[str]]:
     """(delimiter, column names): the delimiter is the one that gives most declared columns."""
-    with _opener(path)(path, "rb") as file:
-        line = file.readline().decode("utf-8-sig")
+    line = _first_line(path)
     headers = [(mark, next(csv.reader([line], delimiter=mark), [])) for mark in _DELIMITERS]
     return max(headers, key=lambda each: len(_declared(entry, each[1])))
 
 
-def _opener(path: Path) -> Callable[..., Any]:
-    return gzip.open if path.suffix == ".gz" else open
+def _first_line(path: Path) -> str:
+    with opener(path)(path, "rb") as file:
+        line: bytes = file.readline()
+    return line.decode("utf-8-sig")
 
 
 def _missing(entry: RawFiles, names: list[str], file: str) -> Unreadable | None:
     lacking = [name for name in entry.columns if name not in names]
-    return Unreadable(file, None, f"column {lacking[0]} missing") if lacking else None
+    if not lacking:
+        return None
+    return Unreadable(file, None, f"column {lacking[0]} missing{_renamed(entry, lacking, names)}")
+
+
+def _renamed(entry: RawFiles, lacking: list[str], names: Iterable[str]) -> str:
+    """A hint at the undeclared column that may be the one that is lacking."""
+    others = {name.lower(): name for name in names if name not in _declared(entry)}
+    near = difflib.get_close_matches(lacking[0].lower(), others, n=1)
+    if not near and len(others) == len(lacking) == 1:
+        near = list(others)
+    return f" (is it now {others[near[0]]}?)" if near else ""
 
 
 def _declared(entry: RawFiles, among: list[str] | None = None) -> list[str]:

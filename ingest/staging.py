@@ -18,7 +18,7 @@ import pyarrow as pa
 from core.paths import Paths
 from ingest.contract import PROVENANCE, QUARANTINE, Table
 from ingest.ledger import DayState, Ledger, TableState
-from ingest.mapping import Mapping, looks_across, map_table, select_rows
+from ingest.mapping import Mapping, fitting_files, looks_across, map_table, select_rows
 from ingest.parts import (
     days_on_disk,
     landing_part,
@@ -76,6 +76,7 @@ class Staging:
         self.touched = self.unfinished | self._days_that_moved()
         self.closed = self._closed_days()
         self.unreadable: list[Unreadable] = []
+        self.misfits: list[Unreadable] = []
 
     def run(self) -> Staged:
         """Map what is touched, and write the new files under `work`."""
@@ -85,6 +86,9 @@ class Staging:
             self.closed = {}  # everything lands anew
         if not (other or self.changes or self.touched):
             return Staged(self.before)
+        self.files, self.misfits = fitting_files(
+            self.connection, self.mapping, self.paths.raw, self.files
+        )
         across = looks_across(self.connection, self.mapping, self.paths.raw, self.files)
         if other or (across and self.changes):
             self._map_everything()
@@ -148,7 +152,7 @@ class Staging:
     def _map(self, chosen: set[str]) -> None:
         self.unreadable = select_rows(
             self.connection, self.mapping, self.paths.raw, self.files, chosen
-        )
+        ) + [bad for bad in self.misfits if bad.file in chosen]
         map_table(
             self.connection,
             self.mapping,
