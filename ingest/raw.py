@@ -210,7 +210,7 @@ def _csv(
                 more += bad
         parts += made
         unreadable += more
-    return parts, unreadable
+    return parts, sorted(unreadable, key=lambda bad: (bad.file, bad.row or 0))
 
 
 def _torn(

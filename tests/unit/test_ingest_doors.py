@@ -184,7 +184,8 @@ def test_a_file_that_lacks_a_column_is_named_with_those_it_has(
     (tiny / "raw" / "b.csv").write_text(GOOD.replace("who", "customer"))
     code, out = run(tiny, capsys)
     assert code == 1
-    assert "b.csv: column who missing (the file has: number, moment, customer, what, sku" in out
+    assert "b.csv: column who missing (is it now customer?)" in out
+    assert "(the file has: number, moment, customer, what, sku" in out
 
 
 def test_an_id_that_is_a_floating_point_number_is_warned_of(
