@@ -113,20 +113,26 @@ def train(
     mlflow: Path,
     card: dict[str, Any],
     seed: int,
+    champion_inputs: NightInputs | None = None,
     resume: bool = True,
     log: Callable[[str], object] = _log.info,
 ) -> TrainResult:
     """Train a challenger up to the held-out days, judge it on them, promote it if it is the best.
 
-    `card` must name the `feature_service` the item features came from. The same inputs, settings,
-    seed and code as before give the version that is there, with its metrics and its decision. A
-    killed run is taken up at its last checkpoint when `resume`. Raises ModelError when there is
-    nothing to learn from or the training diverges.
+    `card` must name the `feature_service` the item features came from. A champion of another one
+    (`champion_service`) is judged with its own: `champion_inputs` are the same night's with the
+    item features of that service. The same inputs, settings, seed and code as before give the
+    version that is there, with its metrics and its decision. A killed run is taken up at its last
+    checkpoint when `resume`. Raises ModelError when there is nothing to learn from, the training
+    diverges, or the champion's features are not given.
     """
     if not card.get("feature_service"):
         raise ModelError("the card must name the feature_service that the item features came from")
     config = Config(seed=seed, max_steps=inputs.max_steps, max_length=inputs.max_length)
     config.check()
+    theirs = champion_service(models, inputs.night)
+    if champion_inputs is None and theirs not in (None, card["feature_service"]):
+        raise ModelError(f"the champion is judged with {theirs}: give its champion_inputs too")
     events = _events(inputs)
     data = _examples(events, inputs.input_events, inputs.target_events, inputs.cutoff, inputs)
     facts, scale = _facts(inputs, events, inputs.item_features_at_cutoff, inputs.cutoff)
@@ -144,14 +150,15 @@ def train(
     before = registry.champion(models, MODEL, inputs.night)
     learned = Learned.of(trained.model, data, inputs.input_events, scale)
     held = _held_out(inputs, events, facts)
-    judged = _judge(inputs, events, held, models, learned, before, _facts_then)
+    known = champion_inputs or inputs
+    judged = _judge(inputs, known, events, held, models, learned, before, _facts_then)
     own = judged.pop(CHALLENGER)
     decision = decide(own.ndcg, {name: each.ndcg for name, each in judged.items()})
     log(decision.text)
 
     with_new = _facts_with_new_items(inputs, events, scale)
     held_new = _held_out(inputs, events, with_new)
-    on_new = _judge(inputs, events, held_new, models, learned, before, _facts_with_new_items)
+    on_new = _judge(inputs, known, events, held_new, models, learned, before, _facts_with_new_items)
     metrics = pa.concat_tables(
         [_rows(each.table, new_items=False) for each in (*judged.values(), own)]
         + [_rows(each.table, new_items=True) for each in on_new.values()]
@@ -200,14 +207,21 @@ def train(
     return TrainResult(metrics, decision.text, decision.promote, version, False, curves, plots)
 
 
+def champion_service(models: Path, night: date) -> str | None:
+    """The feature service that the champion of a night was trained with; None without champion."""
+    version = registry.champion(models, MODEL, night)
+    return registry.card(models, MODEL, version)["feature_service"] if version else None
+
+
 def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 50) -> pa.Table:
     """The `k` best items for every user of `inputs.users`, by the champion of the night.
 
     Returns user_id, rank (1..k), item_id, score, reason, model_version, ordered by user and rank;
     only items of the present catalogue; ties go to the lower item_id. The score is the model's
     probability of the item among all of the catalogue. Users without usable history, and everybody
-    while there is no champion, get what is popular now, and the reason says so. Raises ModelError
-    when the champion was trained with another feature service.
+    while there is no champion, get what is popular now, and the reason says so. `feature_service`
+    is what the item features came from: raises ModelError unless it is the champion's own
+    (`champion_service`).
     """
     events = _events(inputs)
     version = registry.champion(models, MODEL, inputs.night)
@@ -219,7 +233,7 @@ def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 5
         if card["feature_service"] != feature_service:
             raise ModelError(
                 f"champion {version} was trained with feature service {card['feature_service']}, "
-                f"not {feature_service}: train on the new service first, or roll back"
+                f"not {feature_service}: it is scored with the features it was trained on"
             )
         learned = Learned.load(registry.folder(models, MODEL, version))
         kinds, input_events = learned.kinds, learned.input_events
@@ -348,6 +362,7 @@ def _facts_with_new_items(inputs: NightInputs, events: Events, scale: Scale) -> 
 
 def _judge(
     inputs: NightInputs,
+    champion_inputs: NightInputs,
     events: Events,
     held: HeldOut,
     models: Path,
@@ -355,7 +370,10 @@ def _judge(
     champion: str | None,
     facts_of: Callable[[NightInputs, Events, Scale], ItemFacts],
 ) -> dict[str, Evaluation]:
-    """The plain baselines, the champion if there is one, and the challenger on held-out days."""
+    """The plain baselines, the champion if there is one, and the challenger on held-out days.
+
+    `champion_inputs` have the item features of the champion's own feature service.
+    """
     past = events.of_kinds(inputs.input_events).between(None, inputs.cutoff)
     sold = events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
     scorers: dict[str, Scorer] = {
@@ -367,7 +385,7 @@ def _judge(
     if champion is not None:
         learned = {CHAMPION: Learned.load(registry.folder(models, MODEL, champion)), **learned}
     for name, each in learned.items():
-        facts = facts_of(inputs, events, each.scale)
+        facts = facts_of(champion_inputs if name == CHAMPION else inputs, events, each.scale)
         mine = _events(inputs, each.kinds)
         data = _examples(mine, each.input_events, inputs.target_events, inputs.cutoff, inputs)
         scorers[name] = scorer(each.on(events.items, facts), data, facts, inputs.cutoff)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ml.nightly import NightInputs
 
 RECOMMENDER_SERVICE = "recommender_v1"
+"""What tonight's challenger is trained with; the champion keeps the service it was trained with."""
 
 
 def end_of(night: Night, days_before: int = 0) -> datetime:
@@ -35,8 +37,11 @@ def item_texts(night: Night) -> pa.Table:
         ).to_arrow_table()
 
 
-def night_inputs(night: Night) -> NightInputs:
-    """What the recommender may know tonight, and what it knew when the held-out days began."""
+def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInputs:
+    """What the recommender may know tonight, and what it knew when the held-out days began.
+
+    `service` is the feature service that its item features come from.
+    """
     from ml.nightly import NightInputs
 
     settings = night.shop.recommender
@@ -60,9 +65,7 @@ def night_inputs(night: Night) -> NightInputs:
             FROM marts.dim_items ORDER BY item_id
             """
         ).to_arrow_table()
-    cutoff = end_of(night, settings.holdout_days)
-    at_cutoff = item_features(night, items, cutoff)
-    at_night = item_features(night, items, end_of(night))
+    at_cutoff, at_night = item_features(night, items, service)
     return NightInputs(
         events=events,
         users=users,
@@ -78,12 +81,35 @@ def night_inputs(night: Night) -> NightInputs:
     )
 
 
-def item_features(night: Night, items: pa.Table, moment: datetime) -> pa.Table:
-    """The recommender's item features as they were known at `moment`, in the order of `items`."""
+def champion_inputs(night: Night, inputs: NightInputs) -> NightInputs:
+    """`inputs` as tonight's champion knows them: with the item features of its own service."""
+    from ml.nightly import champion_service
+
+    service = champion_service(night.paths.models, night.night)
+    if service in (None, RECOMMENDER_SERVICE):
+        return inputs
+    at_cutoff, at_night = item_features(night, inputs.items, service)
+    return replace(inputs, item_features_at_cutoff=at_cutoff, item_features_at_night=at_night)
+
+
+def item_features(night: Night, items: pa.Table, service: str) -> tuple[pa.Table, pa.Table]:
+    """The items' features, as known when the held-out days began and at the night's end."""
     import pyarrow as pa
 
+    from feature_repo import FeatureError
     from feature_repo.store import training_set
+    from ml import ModelError
 
-    stamps = pa.array([moment.replace(tzinfo=UTC)] * items.num_rows, pa.timestamp("us", tz="UTC"))
-    entities = pa.table({"item_id": items["item_id"], "event_timestamp": stamps})
-    return training_set(night.paths, RECOMMENDER_SERVICE, entities)
+    tables = []
+    for days_before in (night.shop.recommender.holdout_days, 0):
+        moment = end_of(night, days_before).replace(tzinfo=UTC)
+        stamps = pa.array([moment] * items.num_rows, pa.timestamp("us", tz="UTC"))
+        entities = items.select(["item_id"]).append_column("event_timestamp", stamps)
+        try:
+            tables.append(training_set(night.paths, service, entities))
+        except FeatureError as error:
+            raise ModelError(
+                f"the recommender needs the features it was trained with: {error}. Bring {service} "
+                "back in feature_repo/definitions.py, or roll back to a model of another service"
+            ) from error
+    return tables[0], tables[1]

@@ -35,7 +35,7 @@ def manifest_rows(night: Night) -> pa.Table:
         ("version", "code", code_fingerprint(night.shop.name), None),
         ("version", "recommender", lists["model_version"], None),
         ("version", "challenger", model["model_version"], {"decision": model["decision"]}),
-        ("version", "feature_service", model["feature_service"], None),
+        ("version", "feature_service", lists["feature_service"], None),
         ("version", "text_encoder", night.shop.text_encoder, None),
     ]
     rows += [("version", name, value, None) for name, value in library_versions().items()]

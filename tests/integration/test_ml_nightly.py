@@ -264,7 +264,7 @@ def test_events_after_the_night_are_not_known(shop, trained):
 
 def test_another_feature_service_is_refused(shop, trained):
     folder, _ = trained
-    with pytest.raises(ModelError, match="recommender_v1, not recommender_v2: train on the new"):
+    with pytest.raises(ModelError, match="recommender_v1, not recommender_v2: it is scored with"):
         score(shop, models=folder / "models", feature_service="recommender_v2")
 
 

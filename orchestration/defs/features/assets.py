@@ -101,11 +101,11 @@ def _online(shop: Shop) -> AssetsDefinition:
     @asset(
         key=key(shop, "feature_store", "online"),
         deps=[key(shop, "published", "marts")],
-        description="The latest features of every shopper and item in the online store (SQLite), "
+        description="The latest features of every shopper and item in the online store, "
         "filled only from a night that was published.",
         group_name=f"{shop.name}_features",
         owners=OWNERS,
-        kinds={"feast", "sqlite"},
+        kinds={"feast"},
         **step(shop, warehouse=False),
     )
     def online(context: AssetExecutionContext) -> MaterializeResult[Any]:

@@ -41,7 +41,7 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         from feature_repo.store import apply
         from ml import ModelError, TooLittleHistory
         from ml.nightly import train
-        from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
+        from orchestration.lib.inputs import RECOMMENDER_SERVICE, champion_inputs, night_inputs
         from orchestration.lib.versions import git_revision
 
         night = tonight(context, shop)
@@ -54,8 +54,10 @@ def _recommender(shop: Shop) -> AssetsDefinition:
             "text_encoder": shop.text_encoder,
         }
         try:
+            inputs = night_inputs(night)
             result = train(
-                night_inputs(night),
+                inputs,
+                champion_inputs=champion_inputs(night, inputs),
                 models=night.paths.models,
                 mlflow=night.paths.mlflow,
                 card=card,
@@ -125,13 +127,15 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         import pyarrow.parquet as pq
 
         from ml import ModelError
-        from ml.nightly import score
+        from ml.nightly import champion_service, score
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
 
         night = tonight(context, shop)
+        champions = champion_service(night.paths.models, night.night)
+        service = champions or RECOMMENDER_SERVICE
         try:
             lists = score(
-                night_inputs(night), models=night.paths.models, feature_service=RECOMMENDER_SERVICE
+                night_inputs(night, service), models=night.paths.models, feature_service=service
             )
         except ModelError as error:
             raise Failure(str(error), allow_retries=False) from error
@@ -143,7 +147,10 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         temporary.replace(path)
         users = len(lists["user_id"].unique())
         scored_by = sorted(lists["model_version"].unique().to_pylist())
-        night.record("recommendations", {"model_version": ", ".join(scored_by)})
+        night.record(
+            "recommendations",
+            {"model_version": ", ".join(scored_by), "feature_service": champions or "none"},
+        )
         context.log.info(f"{lists.num_rows:,} recommendations for {users:,} shoppers")
         return MaterializeResult(
             metadata={
