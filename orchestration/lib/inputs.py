@@ -86,7 +86,7 @@ def champion_inputs(night: Night, inputs: NightInputs) -> NightInputs:
     from ml.nightly import champion_service
 
     service = champion_service(night.paths.models, night.night)
-    if service in (None, RECOMMENDER_SERVICE):
+    if service is None or service == RECOMMENDER_SERVICE:
         return inputs
     at_cutoff, at_night = item_features(night, inputs.items, service)
     return replace(inputs, item_features_at_cutoff=at_cutoff, item_features_at_night=at_night)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import duckdb
@@ -16,15 +18,20 @@ from feast import FeatureService, FeatureView, Field
 from feast.types import Array, Float32, String
 
 from audit.catalogue import CATALOGUE
+from core import shop as core_shop
 from core.paths import Paths
 from core.shop import ROOT, Shop
 from feature_repo import definitions, store
+from ingest.contract import TABLES
+from ingest.landing import land
 from ml import ModelError, registry
 from ml.nightly import MODEL, NightInputs, TrainResult, champion_service, score, train
 from orchestration.defs.features.assets import _EXPORTED
+from orchestration.lib import dbt
 from orchestration.lib import inputs as night_inputs
 from orchestration.lib.keys import FEATURE_VIEWS
 from orchestration.lib.night import Night
+from tests.integration.test_dbt_nights import Warehouse
 
 # ---- a new version of features beside the old one
 
@@ -172,6 +179,7 @@ def of_champion(result: TrainResult) -> list[dict[str, Any]]:
     return [row for row in result.metrics.to_pylist() if row["model"] == "champion"]
 
 
+@pytest.mark.faults
 def test_models_of_two_feature_versions_are_judged_served_and_rolled_back(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +215,7 @@ def test_models_of_two_feature_versions_are_judged_served_and_rolled_back(
     assert lists_of(second).equals(served_by_old)
 
 
+@pytest.mark.faults
 def test_features_of_another_version_are_refused(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +248,137 @@ def test_every_feature_view_is_exported_audited_and_shown() -> None:
     assert set(names) <= {check.table for check in CATALOGUE["features"]}
     files = (ROOT / "dbt_project" / "models" / "features").glob("*.sql")
     assert {file.stem for file in files} == by_dbt
+
+
+# ---- a shop that grows a column, and a type of event
+
+START = date(2026, 1, 1)
+EVENTS = """
+SELECT 'e' || no AS event_id, moment AS event_ts, who AS user_id, what AS event_type,
+    sku AS item_id, {more} _file, _row
+FROM raw.log
+"""
+COLUMNS = ["no", "moment", "who", "what", "sku"]
+
+
+class Growing:
+    """A tiny shop whose logs and mapping a test writes, landed and built as a night does it."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(core_shop, "SHOPS", folder / "shops")
+        patch.setenv("PERENNIAL_VAR", str(folder / "var"))
+        patch.setenv("PERENNIAL_PSEUDONYM_KEY", "a key that is only for tests")
+        self.paths = Paths("growing")
+        patch.setenv("PERENNIAL_SHOP_HOME", str(self.paths.home))
+        (self.paths.raw / "log").mkdir(parents=True)
+        (folder / "shops" / "growing").mkdir(parents=True)
+        self.select = folder / "shops" / "growing" / "events.sql"
+        self.warehouse = Warehouse(self.paths.home)
+        self.read([])
+
+    def read(self, optional: list[str], more: str = "") -> None:
+        """Declare optional columns, and let the SELECT map them."""
+        self.select.write_text(EVENTS.format(more=more))
+        log = {"files": "log/*.csv", "format": "csv", "columns": COLUMNS, "optional": optional}
+        self.shop = shop_of_tastes().model_copy(
+            update={"name": "growing", "raw": {"log": core_shop.RawFiles.model_validate(log)}}
+        )
+
+    def write(self, day: date, *rows: str, header: str = ",".join(COLUMNS)) -> None:
+        (self.paths.raw / "log" / f"{day}.csv").write_text("\n".join([header, *rows]) + "\n")
+
+    def run(self, night: date) -> date:
+        """Land and build a night; returns the first day that the warehouse built again."""
+        land(self.shop, self.paths, night)
+        tonight, landed = Night(self.shop, self.paths, night), dbt.landing_digests(self.paths)
+        first = dbt.reprocess_from(tonight, landed) or START
+        self.warehouse.build(night, first)
+        dbt.remember_build(tonight, landed)
+        return first
+
+    def query(self, select: str) -> list[tuple]:
+        with duckdb.connect(str(self.warehouse.file), read_only=True) as duck:
+            quarantine = f"read_parquet('{self.paths.quarantine}/*/*.parquet')"
+            return duck.execute(select.replace("$quarantine", quarantine)).fetchall()
+
+    def landed(self) -> dict[str, bytes]:
+        files = sorted((self.paths.landing / "events").glob("day=2026*/*.parquet"))
+        return {file.parent.name: file.read_bytes() for file in files}
+
+
+@pytest.fixture
+def growing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Growing:
+    return Growing(tmp_path, monkeypatch)
+
+
+def day(number: int) -> date:
+    return START + timedelta(days=number)
+
+
+@pytest.mark.faults
+def test_a_new_column_of_a_shop_is_null_before_it_was_there(growing: Growing) -> None:
+    """It comes in the files first, then the mapping names it: once for a contract column, once
+    for the properties."""
+    for number in (0, 1):
+        at = f"{day(number)} 10:00:00"
+        growing.write(day(number), f"{number}a,{at},ann,view,mug", f"{number}b,{at},bob,view,cup")
+    growing.run(day(1))
+    before = growing.landed()
+
+    grown = ",".join([*COLUMNS, "device", "campaign"])
+    at = f"{day(2)} 10:00:00"
+    growing.write(day(2), f"2a,{at},ann,view,mug,phone,spring", header=grown)
+    growing.run(day(2))
+    assert growing.query("SELECT count(*), count(channel), count(properties) FROM marts.fct_events")
+    growing.read(
+        ["device", "campaign"],
+        "campaign AS channel, CASE WHEN device IS NOT NULL"
+        " THEN json_object('device', device) END::VARCHAR AS properties,",
+    )
+    built_from = growing.run(day(2))
+
+    assert growing.query(
+        "SELECT event_id, channel, properties FROM marts.fct_events ORDER BY event_id"
+    ) == [
+        ("e0a", None, None),
+        ("e0b", None, None),
+        ("e1a", None, None),
+        ("e1b", None, None),
+        ("e2a", "spring", '{"device":"phone"}'),
+    ]
+    after = growing.landed()
+    assert {name: after[name] for name in before} == before, "old days are the same bytes"
+    assert built_from == day(2), "and are not built again"
+
+
+@pytest.mark.faults
+def test_a_new_event_type_is_put_aside_by_name_until_the_contract_knows_it(
+    growing: Growing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        at = f"{day(number)} 10:0"
+        rows = [f"{number}a,{at}0:00,ann,view,mug", f"{number}b,{at}1:00,ann,wishlist_add,mug"]
+        growing.write(day(number), *rows[: 1 + (number > 0)])
+    by_type = "SELECT event_type, count(*) FROM marts.fct_events GROUP BY ALL ORDER BY ALL"
+    in_sum = "SELECT sum(events) FROM marts.user_daily_activity"
+    growing.run(day(2))
+    assert growing.query(by_type) == [("view", 3)]
+    assert growing.query(
+        "SELECT kind, reason, count(*), min(payload->>'event_type') FROM $quarantine GROUP BY ALL"
+    ) == [("broken", "unknown_event_type", 2, "wishlist_add")]
+
+    # the one line that a person adds to ingest/contract.py
+    source = (ROOT / "ingest" / "contract.py").read_text()
+    grown = source.replace('    "exposure",\n)', '    "exposure",\n    "wishlist_add",\n)', 1)
+    assert grown != source
+    module = ModuleType("grown_contract")
+    monkeypatch.setitem(sys.modules, "grown_contract", module)
+    exec(compile(grown, "grown_contract", "exec"), module.__dict__)
+    assert "wishlist_add" in module.page() and "wishlist_add" in module.dbt_sources()
+    monkeypatch.setitem(TABLES, "events", module.EVENTS)
+    built_from = growing.run(day(2))
+
+    assert growing.query(by_type) == [("view", 3), ("wishlist_add", 2)]
+    assert growing.query(in_sum) == [(5,)], "something a shopper did counts as activity"
+    assert growing.query("SELECT count(*) FROM $quarantine") == [(0,)]
+    assert built_from == day(1), "the first day with such an event"

@@ -52,6 +52,7 @@ def write_features(paths: Paths, night: date, embedding: float = 0.5) -> None:
         pq.write_table(pa.table({**columns, "event_timestamp": known}), path)
 
 
+@pytest.mark.faults
 def test_one_machine_writes_and_another_reads(
     team: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
