@@ -37,12 +37,19 @@
     {% if is_incremental() %}{{ column }} >= {{ window_start() }}{% else %}true{% endif %}
 {%- endmacro %}
 
-{#- After an incremental build: sets `is_known_item` right where the catalogue has changed since. -#}
+{#- After an incremental build: sets `is_known_item` right where the catalogue has changed since. Few rows
+    are of unknown items, and hardly ever does an item leave, so the storage skips nearly all the rest. -#}
 {% macro refresh_known_items() -%}
     {%- if is_incremental() -%}
     update {{ this }}
-    set is_known_item = not is_known_item
-    where item_id is not null
-        and is_known_item <> (item_id in (select item_id from {{ ref('int_catalogue') }}))
+    set is_known_item = true
+    where not is_known_item and item_id in (select item_id from {{ ref('int_catalogue') }});
+    update {{ this }}
+    set is_known_item = false
+    where is_known_item and item_id in (
+        select item_id from {{ ref('int_known_items') }}
+        except
+        select item_id from {{ ref('int_catalogue') }}
+    )
     {%- endif -%}
 {%- endmacro %}

@@ -66,10 +66,20 @@ CREATE OR REPLACE TABLE marts.fct_order_lines AS
     FROM marts.fct_events WHERE event_type IN ('purchase', 'refund');
 CREATE OR REPLACE TABLE marts.user_daily_activity AS
     SELECT user_id, event_date AS activity_date,
-        count(*) FILTER (event_type NOT IN ('refund', 'exposure')) AS events
+        count(*) FILTER (event_type NOT IN ('refund', 'exposure')) AS events,
+        min(event_ts) AS first_event_at, max(event_ts) AS last_event_at,
+        NULL::VARCHAR AS first_channel, NULL::VARCHAR AS last_country,
+        coalesce(sum(quantity) FILTER (event_type = 'purchase'), 0)::BIGINT AS units,
+        coalesce(sum(quantity * unit_price) FILTER (event_type = 'purchase'), 0)::DECIMAL(38, 4)
+            AS gross_revenue,
+        coalesce(sum(quantity * unit_price) FILTER (event_type = 'refund'), 0)::DECIMAL(38, 4)
+            AS refunded_revenue,
+        gross_revenue - refunded_revenue AS net_revenue
     FROM marts.fct_events GROUP BY ALL;
 CREATE OR REPLACE TABLE marts.item_daily_stats AS
-    SELECT item_id, event_date AS stat_date, count(*) FILTER (event_type = 'view') AS "views",
+    SELECT item_id, event_date AS stat_date, min(event_ts) AS first_event_at,
+        min(event_ts) FILTER (event_type = 'purchase') AS first_sold_at,
+        count(*) FILTER (event_type = 'view') AS "views",
         count(*) FILTER (event_type = 'click') AS clicks,
         count(*) FILTER (event_type = 'cart_add') AS cart_adds,
         count(*) FILTER (event_type = 'exposure') AS exposures,
@@ -80,7 +90,7 @@ CREATE OR REPLACE TABLE marts.item_daily_stats AS
             - coalesce(sum(quantity * unit_price) FILTER (event_type = 'refund'), 0) AS revenue
     FROM marts.fct_events WHERE item_id IS NOT NULL GROUP BY ALL;
 CREATE OR REPLACE TABLE staging.stg_items AS
-    SELECT * FROM (VALUES ('i1', 10.00, TIMESTAMP '2025-12-01'), ('i1', 12.00, TIMESTAMP
+    SELECT item_id, price::DECIMAL(18, 4) AS price, valid_from FROM (VALUES ('i1', 10.00, TIMESTAMP '2025-12-01'), ('i1', 12.00, TIMESTAMP
         '2026-01-07 12:00:00'), ('new', 3.50, TIMESTAMP '2026-01-06')
     ) AS t(item_id, price, valid_from)
     WHERE valid_from < TIMESTAMP '{night}' + INTERVAL 1 DAY;
@@ -111,7 +121,9 @@ class Shop:
         with duckdb.connect(str(self.file)) as duck:
             duck.execute(f"ATTACH '{self.source}' AS source (READ_ONLY)")
             duck.execute(MARTS.format(night=night))
-        options = ["--select", "path:models/features", *more, *self._options(night, reprocess_from)]
+        state = ["int_user_trade_days", "int_user_history", "int_buying_days", "int_item_history"]
+        models = ["--select", *state, "int_item_snapshots", "path:models/features", *more]
+        options = [*models, *self._options(night, reprocess_from)]
         done = self.runner.invoke(["run", *options])
         DuckDBConnectionManager.close_all_connections()
         assert done.success, done.exception or [one.message for one in done.result]

@@ -21,20 +21,16 @@
 } -%}
 {%- set day_parts = {'night': 0, 'morning': 6, 'afternoon': 12, 'evening': 18} -%}
 
+{%- set missing = missing_days() %}
+
 with snapshots as (
-    {{ missing_snapshots(windows) }}
+    {{ snapshots_of(missing, windows) }}
 ),
 
-known_users as (
-    select user_id, min(activity_date) as first_day
-    from {{ ref('user_daily_activity') }}
-    group by user_id
-),
-
-base as (
-    select known_users.user_id, known_users.first_day, snapshots.snapshot_day, snapshots.event_timestamp
-    from known_users
-    inner join snapshots on known_users.first_day <= snapshots.snapshot_day
+-- what is known since the first event; one row per user of each snapshot
+known as (
+    select * from {{ ref('int_user_history') }}
+    where event_timestamp in (select event_timestamp from snapshots)
 ),
 
 recent_events as (
@@ -52,8 +48,7 @@ recent_events as (
         event_type not in ('refund', 'exposure') as is_activity
     from {{ ref('fct_events') }}
     where user_id is not null
-        and event_date > (select min(before_90d) from snapshots)
-        and event_date <= (select max(snapshot_day) from snapshots)
+        and {{ within_90d('event_date', missing) }}
 ),
 
 event_days as (
@@ -105,10 +100,10 @@ event_windows as (
 ),
 
 dwell_days as (
-    select user_id, dwell_day, sum(dwell_ms) as dwell_ms, count(*) as pages
+    select user_id, event_date as on_day, dwell_day, sum(dwell_ms) as dwell_ms, count(*) as pages
     from recent_events
     where dwell_ms is not null
-    group by user_id, dwell_day
+    group by user_id, event_date, dwell_day
 ),
 
 dwell_windows as (
@@ -123,7 +118,7 @@ dwell_windows as (
     from dwell_days
     inner join snapshots
         on dwell_days.dwell_day <= snapshots.snapshot_day
-        and dwell_days.dwell_day > snapshots.before_90d
+        and dwell_days.on_day > snapshots.before_90d
     group by dwell_days.user_id, snapshots.snapshot_day
 ),
 
@@ -160,68 +155,18 @@ item_windows as (
     group by item_days.user_id, snapshots.snapshot_day
 ),
 
-active_days as (
-    select
-        user_id,
-        activity_date as on_day,
-        row_number() over (partition by user_id order by activity_date) as active_days,
-        lead(activity_date) over (partition by user_id order by activity_date) as next_day
-    from {{ ref('user_daily_activity') }}
-    where events > 0
-),
-
 -- Orders as they were placed; what came back is taken off on the day it came back.
-placed_orders as (
-    select user_id, order_id, min(line_date) as on_day, count(distinct item_id) as items
-    from {{ ref('fct_order_lines') }}
-    where user_id is not null and line_type = 'purchase'
-    group by user_id, order_id
-),
-
 trade_days as (
-    select user_id, on_day, sum(orders) as orders, sum(items) as items, sum(units) as units, sum(gross) as gross, sum(refunded) as refunded
-    from (
-        select user_id, on_day, 1 as orders, items, 0 as units, 0 as gross, 0 as refunded
-        from placed_orders
-        union all
-        select
-            user_id,
-            line_date as on_day,
-            0 as orders,
-            0 as items,
-            case when line_type = 'purchase' then quantity else 0 end as units,
-            case when line_type = 'purchase' then revenue else 0 end as gross,
-            case when line_type = 'refund' then -revenue else 0 end as refunded
-        from {{ ref('fct_order_lines') }}
-        where user_id is not null
-    ) as trade
-    group by user_id, on_day
-),
-
-trade_gaps as (
     select
-        *,
-        {{ dbt.datediff(
-            'max(case when orders > 0 then on_day end) over (partition by user_id order by on_day rows between unbounded preceding and 1 preceding)',
-            'on_day', 'day') }} as days_since_previous
-    from trade_days
-),
-
-trade_to_date as (
-    select
-        user_id,
-        on_day,
-        lead(on_day) over (partition by user_id order by on_day) as next_day,
-        min(case when orders > 0 then on_day end) over to_date as first_order_day,
-        max(case when orders > 0 then on_day end) over to_date as last_order_day,
-        sum(case when orders > 0 then days_since_previous * days_since_previous end) over to_date as squared_gaps,
-        sum(orders) over to_date as orders,
-        sum(items) over to_date as items,
-        sum(units) over to_date as units,
-        sum(gross) over to_date as gross,
-        sum(refunded) over to_date as refunded
-    from trade_gaps
-    window to_date as (partition by user_id order by on_day rows between unbounded preceding and current row)
+        activity.user_id,
+        activity.activity_date as on_day,
+        coalesce(trade.orders, 0) as orders,
+        activity.net_revenue as amount
+    from {{ ref('user_daily_activity') }} as activity
+    left join {{ ref('int_user_trade_days') }} as trade
+        on activity.user_id = trade.user_id and activity.activity_date = trade.trade_date
+    where {{ within_90d('activity.activity_date', missing) }}
+        and (trade.orders > 0 or activity.gross_revenue <> 0 or activity.refunded_revenue <> 0)
 ),
 
 trade_windows as (
@@ -230,7 +175,7 @@ trade_windows as (
         snapshots.snapshot_day,
         {%- for window in windows %}
         sum(case when on_day > before_{{ window }}d then orders else 0 end) as orders_{{ window }}d,
-        sum(case when on_day > before_{{ window }}d then gross - refunded else 0 end) as amount_{{ window }}d
+        sum(case when on_day > before_{{ window }}d then amount else 0 end) as amount_{{ window }}d
         {{- ',' if not loop.last }}
         {%- endfor %}
     from trade_days
@@ -241,14 +186,14 @@ trade_windows as (
 )
 
 select
-    base.user_id,
-    base.event_timestamp,
+    known.user_id,
+    known.event_timestamp,
 
     -- how lately and how long; a day that is over lies at least one day back
-    {{ days_since('base.first_day', 'base.event_timestamp') }} as tenure_days,
-    cast({{ days_since('active_days.on_day', 'base.event_timestamp') }} as double) as days_since_last_event,
-    coalesce({{ ratio('1', days_since('active_days.on_day', 'base.event_timestamp')) }}, 0) as activity,
-    coalesce(active_days.active_days, 0) as active_days,
+    {{ days_since('known.first_day', 'known.event_timestamp') }} as tenure_days,
+    cast({{ days_since('known.last_active_day', 'known.event_timestamp') }} as double) as days_since_last_event,
+    coalesce({{ ratio('1', days_since('known.last_active_day', 'known.event_timestamp')) }}, 0) as activity,
+    known.active_days,
 
     -- counts in the last days
     {%- for window in windows %}
@@ -281,37 +226,30 @@ select
     {%- endfor %}
 
     -- purchases since the first one
-    cast(coalesce(trade_to_date.orders, 0) as bigint) as orders,
-    cast({{ days_since('trade_to_date.first_order_day', 'base.event_timestamp') }} as double) as days_since_first_order,
-    cast({{ days_since('trade_to_date.last_order_day', 'base.event_timestamp') }} as double) as days_since_last_order,
-    {{ ratio('trade_to_date.orders', days_since('trade_to_date.first_order_day', 'base.event_timestamp')) }} as orders_per_day,
-    {{ ratio('(trade_to_date.gross - trade_to_date.refunded)', days_since('trade_to_date.first_order_day', 'base.event_timestamp')) }} as amount_per_day,
-    {{ ratio(dbt.datediff('trade_to_date.first_order_day', 'trade_to_date.last_order_day', 'day'), '(trade_to_date.orders - 1)') }} as days_between_orders,
-    sqrt({{ ratio('trade_to_date.squared_gaps', '(trade_to_date.orders - 1)') }}) as days_between_orders_rms,
-    {{ ratio('trade_to_date.units', 'trade_to_date.orders') }} as basket_units,
-    {{ ratio('trade_to_date.items', 'trade_to_date.orders') }} as basket_items,
-    {{ ratio('trade_to_date.gross', 'trade_to_date.orders') }} as order_value,
-    {{ ratio('trade_to_date.gross', 'trade_to_date.units') }} as price_level,
-    {{ ratio('trade_to_date.refunded', 'trade_to_date.gross') }} as refund_ratio
-from base
-left join active_days
-    on base.user_id = active_days.user_id
-    and base.snapshot_day >= active_days.on_day
-    and (active_days.next_day is null or base.snapshot_day < active_days.next_day)
-left join trade_to_date
-    on base.user_id = trade_to_date.user_id
-    and base.snapshot_day >= trade_to_date.on_day
-    and (trade_to_date.next_day is null or base.snapshot_day < trade_to_date.next_day)
+    known.orders,
+    cast({{ days_since('known.first_order_day', 'known.event_timestamp') }} as double) as days_since_first_order,
+    cast({{ days_since('known.last_order_day', 'known.event_timestamp') }} as double) as days_since_last_order,
+    {{ ratio('known.orders', days_since('known.first_order_day', 'known.event_timestamp')) }} as orders_per_day,
+    {{ ratio('known.net_revenue', days_since('known.first_order_day', 'known.event_timestamp')) }} as amount_per_day,
+    {{ ratio(dbt.datediff('known.first_order_day', 'known.last_order_day', 'day'), '(known.orders - 1)') }} as days_between_orders,
+    sqrt({{ ratio('known.squared_gaps', '(known.orders - 1)') }}) as days_between_orders_rms,
+    {{ ratio('known.units', 'known.orders') }} as basket_units,
+    {{ ratio('known.items', 'known.orders') }} as basket_items,
+    {{ ratio('known.gross_revenue', 'known.orders') }} as order_value,
+    {{ ratio('known.gross_revenue', 'known.units') }} as price_level,
+    {{ ratio('known.refunded_revenue', 'known.gross_revenue') }} as refund_ratio
+from known
+inner join snapshots on known.event_timestamp = snapshots.event_timestamp
 left join event_windows
-    on base.user_id = event_windows.user_id
-    and base.snapshot_day = event_windows.snapshot_day
+    on known.user_id = event_windows.user_id
+    and snapshots.snapshot_day = event_windows.snapshot_day
 left join item_windows
-    on base.user_id = item_windows.user_id
-    and base.snapshot_day = item_windows.snapshot_day
+    on known.user_id = item_windows.user_id
+    and snapshots.snapshot_day = item_windows.snapshot_day
 left join dwell_windows
-    on base.user_id = dwell_windows.user_id
-    and base.snapshot_day = dwell_windows.snapshot_day
+    on known.user_id = dwell_windows.user_id
+    and snapshots.snapshot_day = dwell_windows.snapshot_day
 left join trade_windows
-    on base.user_id = trade_windows.user_id
-    and base.snapshot_day = trade_windows.snapshot_day
-order by base.event_timestamp, base.user_id
+    on known.user_id = trade_windows.user_id
+    and snapshots.snapshot_day = trade_windows.snapshot_day
+order by known.event_timestamp, known.user_id

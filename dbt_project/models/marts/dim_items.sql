@@ -3,12 +3,9 @@ with catalogue as (
 ),
 
 seen as (
-    select
-        item_id,
-        min(first_event_at) as first_event_at,
-        min(first_sold_at) as first_sold_at
-    from {{ ref('item_daily_stats') }}
-    group by item_id
+    select item_id, first_event_at, first_sold_at
+    from {{ ref('int_item_history') }}
+    where event_timestamp = {{ end_of(var('night')) }}
 )
 
 select

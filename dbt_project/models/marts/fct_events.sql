@@ -8,6 +8,7 @@
     meta={'replace_by': 'event_date'},
     post_hook="{{ refresh_known_items() }}",
 ) }}
+{%- do ref('int_known_items') -%}  {#- read by the hook -#}
 
 {%- set event_columns = '
         event_id, event_ts, event_date, user_id, visitor_key, event_type, is_activity, item_id, order_id,

@@ -7,14 +7,18 @@
     meta={'replace_by': 'ended_at'},
 ) }}
 
+{#- asked first, so that the scan below names a day that the storage can skip by -#}
+{%- if is_incremental() -%}
+    {%- set first_day = run_query(
+        'select cast(min(session_started_at) as date) from ' ~ ref('fct_events') ~ ' where event_date >= ' ~ window_start()
+    ).columns[0].values()[0] -%}
+{%- endif %}
+
 with events as (
     select * from {{ ref('fct_events') }}
     where is_activity
     {% if is_incremental() %}
-        and event_ts >= (
-            select min(session_started_at) from {{ ref('fct_events') }}
-            where event_date >= {{ window_start() }}
-        )
+        and event_date >= {% if first_day %}cast('{{ first_day }}' as date){% else %}{{ window_start() }}{% endif %}
     {% endif %}
 )
 

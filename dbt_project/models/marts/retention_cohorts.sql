@@ -1,43 +1,36 @@
-{#- Rebuilt whole from user days, not from events: a late event can change any cohort. -#}
+{#- Built whole, but from counts of users by day: a late event can change any cohort. -#}
 {%- set grains = [
     {'name': 'day', 'days': 1, 'last_period': 90},
     {'name': 'week', 'days': 7, 'last_period': 52},
     {'name': 'month', 'days': 30, 'last_period': 24},
 ] -%}
 
-with active_days as (
-    select
-        user_id,
-        activity_date,
-        min(activity_date) over (partition by user_id) as first_date
-    from {{ ref('user_daily_activity') }}
-    where events > 0
+{#- A user counts once in a period: on the first active day of it. -#}
+{%- set calendar = {'day': 'users', 'week': 'first_in_week', 'month': 'first_in_month'} -%}
+{%- set own = {'day': 'users', 'week': 'first_in_own_week', 'month': 'first_in_own_month'} %}
+
+with active as (
+    select * from {{ ref('int_retention_days') }}
 ),
 
--- one row per grain and user's active day
-placed as (
-    {%- for grain in grains %}
-    {%- set cohort = 'cast(' ~ dbt.date_trunc(grain.name, 'first_date') ~ ' as date)' %}
-    {%- set unit = 'cast(' ~ dbt.date_trunc(grain.name, 'activity_date') ~ ' as date)' %}
-    select
-        '{{ grain.name }}' as cohort_grain,
-        {{ cohort }} as cohort,
-        user_id,
-        first_date,
-        activity_date,
-        {{ dbt.datediff(cohort, unit, grain.name) }} as calendar_period,
-        cast(floor({{ dbt.datediff('first_date', 'activity_date', 'day') }} / {{ grain.days }}.0) as integer)
-            as own_period
-    from active_days
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+lives as (
+    select first_active_day as first_date, last_active_day as last_date, count(*) as users
+    from {{ ref('int_user_history') }}
+    where event_timestamp = {{ end_of(var('night')) }} and first_active_day is not null
+    group by first_active_day, last_active_day
 ),
 
 entrants as (
-    select cohort_grain, cohort, first_date, count(*) as users
-    from placed
+    {%- for grain in grains %}
+    select
+        '{{ grain.name }}' as cohort_grain,
+        cast({{ dbt.date_trunc(grain.name, 'first_date') }} as date) as cohort,
+        first_date,
+        users
+    from active
     where activity_date = first_date
-    group by cohort_grain, cohort, first_date
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
 ),
 
 -- who could have returned: users for whom the period has fully elapsed by the end of the night
@@ -66,19 +59,33 @@ periods as (
 ),
 
 on_period as (
-    select cohort_grain, cohort, calendar_period as period, count(distinct user_id) as returned
-    from placed
-    group by cohort_grain, cohort, calendar_period
+    {%- for grain in grains %}
+    {%- set cohort = 'cast(' ~ dbt.date_trunc(grain.name, 'first_date') ~ ' as date)' %}
+    {%- set unit = 'cast(' ~ dbt.date_trunc(grain.name, 'activity_date') ~ ' as date)' %}
+    select
+        '{{ grain.name }}' as cohort_grain,
+        {{ cohort }} as cohort,
+        {{ dbt.datediff(cohort, unit, grain.name) }} as period,
+        sum({{ calendar[grain.name] }}) as returned
+    from active
+    group by cohort, period
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
 ),
 
 last_periods as (
-    select cohort_grain, cohort, last_period, count(*) as users
-    from (
-        select cohort_grain, cohort, user_id, max(calendar_period) as last_period
-        from placed
-        group by cohort_grain, cohort, user_id
-    ) as users
-    group by cohort_grain, cohort, last_period
+    {%- for grain in grains %}
+    {%- set cohort = 'cast(' ~ dbt.date_trunc(grain.name, 'first_date') ~ ' as date)' %}
+    {%- set unit = 'cast(' ~ dbt.date_trunc(grain.name, 'last_date') ~ ' as date)' %}
+    select
+        '{{ grain.name }}' as cohort_grain,
+        {{ cohort }} as cohort,
+        least({{ grain.last_period }}, {{ dbt.datediff(cohort, unit, grain.name) }}) as last_period,
+        sum(users) as users
+    from lives
+    group by cohort, last_period
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
 ),
 
 on_period_or_later as (
@@ -93,12 +100,16 @@ on_period_or_later as (
 
 within_own_period as (
     {%- for grain in grains %}
-    select cohort_grain, cohort, own_period as period, count(distinct user_id) as returned
-    from placed
-    where cohort_grain = '{{ grain.name }}'
-        -- a user whose period is still running counts neither above nor below the line
-        and {{ dbt.dateadd('day', '(own_period + 1) * ' ~ grain.days, 'first_date') }} <= {{ dbt.dateadd('day', 1, night()) }}
-    group by cohort_grain, cohort, own_period
+    {%- set period = 'cast(floor(' ~ dbt.datediff('first_date', 'activity_date', 'day') ~ ' / ' ~ grain.days ~ '.0) as integer)' %}
+    select
+        '{{ grain.name }}' as cohort_grain,
+        cast({{ dbt.date_trunc(grain.name, 'first_date') }} as date) as cohort,
+        {{ period }} as period,
+        sum({{ own[grain.name] }}) as returned
+    from active
+    -- a user whose period is still running counts neither above nor below the line
+    where {{ dbt.dateadd('day', '(' ~ period ~ ' + 1) * ' ~ grain.days, 'first_date') }} <= {{ dbt.dateadd('day', 1, night()) }}
+    group by cohort, period
     {{ 'union all' if not loop.last }}
     {%- endfor %}
 ),
