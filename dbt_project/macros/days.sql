@@ -1,14 +1,20 @@
+{#- `night` or `reprocess_from` (ISO), from the environment where it is set: other --vars than last night's
+    make dbt parse the whole project anew, a value that is only read when a model runs does not. -#}
+{% macro given(name) -%}
+    {{ return(env_var('PERENNIAL_' ~ name | upper, var(name)) if execute else var(name)) }}
+{%- endmacro %}
+
 {#- The as-of day, as a DATE. -#}
 {% macro night() -%}
-    cast('{{ var("night") }}' as date)
+    cast('{{ given("night") }}' as date)
 {%- endmacro %}
 
 {#- First day that this run builds again, as a DATE: the day before `reprocess_from`. A session that is
     open at midnight and the dwell of the page it is on belong to that day, and end only on the next.
     From the shop's first day on means everything, whatever may have landed for days before it. -#}
 {% macro window_start() -%}
-    {%- set reprocess_from = modules.datetime.date.fromisoformat(var('reprocess_from')) -%}
-    {%- if var('reprocess_from') <= var('start') -%}
+    {%- set reprocess_from = modules.datetime.date.fromisoformat(given('reprocess_from')) -%}
+    {%- if given('reprocess_from') <= var('start') -%}
     cast('1970-01-01' as date)
     {%- else -%}
     cast('{{ (reprocess_from - modules.datetime.timedelta(days=1)).isoformat() }}' as date)

@@ -8,7 +8,7 @@
 
 {%- macro snapshot_days() -%}
     {%- set one_day = modules.datetime.timedelta(days=1) -%}
-    {%- set night = modules.datetime.date.fromisoformat(var('night') | string) -%}
+    {%- set night = modules.datetime.date.fromisoformat(given('night') | string) -%}
     {%- set start = modules.datetime.date.fromisoformat(var('start') | string) -%}
     {%- set days = [] -%}
     {%- for back in range(7 * var('feature_weeks'), 0, -1) -%}
@@ -36,7 +36,7 @@
     {%- if not is_incremental() -%}{{ return(days) }}{%- endif -%}
     {%- set kept -%}
         select distinct cast(event_timestamp as date) as ended from {{ this }}
-        where event_timestamp <= cast('{{ var("reprocess_from") }}' as timestamp)
+        where event_timestamp <= cast('{{ given("reprocess_from") }}' as timestamp)
         {%- if changed %} and event_timestamp not in ({{ changed }}){% endif %}
     {%- endset -%}
     {%- set ends = run_query(kept).columns[0].values() | map('string') | list -%}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -46,17 +47,30 @@ def _sources() -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def variables(shop: Shop, night: date, reprocess_from: date) -> str:
-    """The `--vars` of one night, as JSON."""
+def variables(shop: Shop) -> str:
+    """The `--vars` of every night of a shop, as JSON; other ones make dbt parse the project anew."""
     values: dict[str, Any] = {
-        "night": night.isoformat(),
-        "reprocess_from": reprocess_from.isoformat(),
         "start": shop.start.isoformat(),
         "currency": shop.currency,
         "repurchase_windows": shop.orders.repurchase_windows,
         "churn_gap_quantile": shop.churn.gap_quantile,
     }
     return json.dumps(values)
+
+
+@contextmanager
+def building(night: date, reprocess_from: date) -> Iterator[None]:
+    """Tell dbt, by the environment, which night it builds and the first day that it builds again."""
+    said = {
+        "PERENNIAL_NIGHT": night.isoformat(),
+        "PERENNIAL_REPROCESS_FROM": reprocess_from.isoformat(),
+    }
+    os.environ.update(said)
+    try:
+        yield
+    finally:
+        for name in said:
+            del os.environ[name]
 
 
 def project_digest() -> str:

@@ -7,7 +7,7 @@
     meta={'replace_by': 'activity_date'},
 ) }}
 
-{%- set base = snapshot_before((modules.datetime.date.fromisoformat(var('reprocess_from')) - modules.datetime.timedelta(days=1)).isoformat())
+{%- set base = snapshot_before((modules.datetime.date.fromisoformat(given('reprocess_from')) - modules.datetime.timedelta(days=1)).isoformat())
     if is_incremental() else none %}
 
 with known as (

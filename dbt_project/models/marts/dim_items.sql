@@ -5,7 +5,7 @@ with catalogue as (
 seen as (
     select item_id, first_event_at, first_sold_at
     from {{ ref('int_item_history') }}
-    where event_timestamp = {{ end_of(var('night')) }}
+    where event_timestamp = {{ end_of(given('night')) }}
 )
 
 select

@@ -1,6 +1,6 @@
 with known as (
     select * from {{ ref('int_user_history') }}
-    where event_timestamp = {{ end_of(var('night')) }}
+    where event_timestamp = {{ end_of(given('night')) }}
 ),
 
 orders as (

@@ -16,7 +16,7 @@ with active as (
 lives as (
     select first_active_day as first_date, last_active_day as last_date, count(*) as users
     from {{ ref('int_user_history') }}
-    where event_timestamp = {{ end_of(var('night')) }} and first_active_day is not null
+    where event_timestamp = {{ end_of(given('night')) }} and first_active_day is not null
     group by first_active_day, last_active_day
 ),
 
