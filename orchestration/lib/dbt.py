@@ -48,7 +48,7 @@ def _sources() -> list[Path]:
 
 
 def variables(shop: Shop) -> str:
-    """The `--vars` of every night of a shop, as JSON; other ones make dbt parse the project anew."""
+    """The `--vars` of a shop, as JSON: the same every night, or dbt would parse all anew."""
     values: dict[str, Any] = {
         "start": shop.start.isoformat(),
         "currency": shop.currency,
@@ -60,7 +60,7 @@ def variables(shop: Shop) -> str:
 
 @contextmanager
 def building(night: date, reprocess_from: date) -> Iterator[None]:
-    """Tell dbt, by the environment, which night it builds and the first day that it builds again."""
+    """Tell dbt, by the environment, which night it builds and from which day on again."""
     said = {
         "PERENNIAL_NIGHT": night.isoformat(),
         "PERENNIAL_REPROCESS_FROM": reprocess_from.isoformat(),

@@ -1,9 +1,9 @@
 """Whatever the order of deliveries and of nights, the warehouse is that of a full refresh.
 
-Days of the simulated shop, their events dealt anew: shuffled, some delivered twice, some days late, and
-the files arrive in any order. Nights are run on them in any order too, by the steps of a real night:
-landing, the first day to build again, dbt. At the end every table must be, row for row, what one
-build from nothing makes of the same landing.
+Days of the simulated shop, their events dealt anew: shuffled, some delivered twice, some days late,
+and the files arrive in any order. Nights are run on them in any order too, by the steps of a real
+night: landing, the first day to build again, dbt. At the end every table must be, row for row, what
+one build from nothing makes of the same landing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ COPY (
     ORDER BY hash(id, $seed, 'order')
 ) TO '{file}' (FORMAT parquet)
 """
-EVENTS = "(SELECT *, parse_filename(filename, true)::DATE AS day FROM read_parquet($files, filename = true))"
+EVENTS = """(
+    SELECT *, parse_filename(filename, true)::DATE AS day FROM read_parquet($files, filename = true)
+)"""
 
 
 class Incremental:

@@ -90,7 +90,8 @@ CREATE OR REPLACE TABLE marts.item_daily_stats AS
             - coalesce(sum(quantity * unit_price) FILTER (event_type = 'refund'), 0) AS revenue
     FROM marts.fct_events WHERE item_id IS NOT NULL GROUP BY ALL;
 CREATE OR REPLACE TABLE staging.stg_items AS
-    SELECT item_id, price::DECIMAL(18, 4) AS price, valid_from FROM (VALUES ('i1', 10.00, TIMESTAMP '2025-12-01'), ('i1', 12.00, TIMESTAMP
+    SELECT item_id, price::DECIMAL(18, 4) AS price, valid_from
+    FROM (VALUES ('i1', 10.00, TIMESTAMP '2025-12-01'), ('i1', 12.00, TIMESTAMP
         '2026-01-07 12:00:00'), ('new', 3.50, TIMESTAMP '2026-01-06')
     ) AS t(item_id, price, valid_from)
     WHERE valid_from < TIMESTAMP '{night}' + INTERVAL 1 DAY;
