@@ -31,7 +31,7 @@ test: $(READY) ## lint, types and all tests
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-faults: $(READY) ## the long tests: kills, full disks, whole nights again and again
 	@$(BIN)/python -m pytest -m faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -51,11 +52,21 @@ class Place:
 
 @pytest.fixture(scope="session")
 def demo_night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, Ran]:
-    """One night of the small demo shop; tests may read it but must not change it."""
-    place = Place(tmp_path_factory.mktemp("var"))
-    ran = place("run", "--shop", "demo", "--scale", "small")
-    assert ran.code == 0, ran.out
-    return place, ran
+    """One night of the small demo shop; tests may read it but must not change it.
+
+    Run once, however many processes the tests are spread over.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    place, said = Place(folder / "night"), folder / "night.txt"
+    with (folder / "night.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            ran = place("run", "--shop", "demo", "--scale", "small")
+            assert ran.code == 0, ran.out
+            said.write_text(ran.out)
+    return place, Ran(0, said.read_text())
 
 
 @pytest.fixture

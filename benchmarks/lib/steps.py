@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.lib import peers
 from benchmarks.lib.night import resident
 from core.duck import connect
 from core.paths import Paths
@@ -59,12 +60,24 @@ def run(name: str, **arguments: Any) -> Step:
 
 
 def simulate(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any]:
-    """Raw files up to the night, as the demo shop delivers them."""
+    """Raw files up to the night, in a folder from which `deliver` takes them."""
     from shops.demo.source import fetch
 
-    before = _raw_rows(paths)
-    fetch(paths.raw, night, scale)
-    return {"rows": _raw_rows(paths) - before}
+    store = paths.home / "simulated"
+    fetch(store, night, scale)
+    return {"rows": _parquet_rows(store / "events")}
+
+
+def deliver(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+    """Let the files of the days up to the night be in the raw folder (no copies: links)."""
+    new = 0
+    for file in sorted((paths.home / "simulated").glob("*/*-*-*.*")):
+        place = paths.raw / file.parent.name / file.name
+        if file.stem <= night.isoformat() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.hardlink_to(file)
+            new += 1
+    return {"rows": new}
 
 
 def land(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
@@ -83,7 +96,7 @@ def audit(shop: Shop, paths: Paths, night: date, stage: str) -> dict[str, Any]:
     """Every check of a stage; a failed one ends the benchmark."""
     from audit.suites import run as audit_stage
 
-    counts = _counts(paths) if stage == "landing" else None
+    counts = _counts(paths) if stage in ("landing", "marts") else None
     began = time.perf_counter()
     import great_expectations  # noqa: F401
 
@@ -98,9 +111,14 @@ def audit(shop: Shop, paths: Paths, night: date, stage: str) -> dict[str, Any]:
 def warehouse(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     """dbt as the nightly step runs it: the marts, the feature tables and their tests."""
     from orchestration.lib import dbt
+    from orchestration.lib.night import Night
 
-    os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
-    first = dbt.build(shop, paths, night)
+    tonight = Night(shop, paths, night)
+    landed = dbt.landing_digests(paths)
+    first = dbt.reprocess_from(tonight, landed)
+    with dbt.building(night, first or shop.start):
+        _dbt(shop, paths, "build", *(["--full-refresh"] if first is None else []))
+    dbt.remember_build(tonight, landed)
     return {"rows": _rows(paths.warehouse, "marts.fct_events"), "first": str(first)}
 
 
@@ -108,21 +126,57 @@ def script(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     """The floor: the very SQL that dbt compiles for a full refresh, in one script, without dbt."""
     from orchestration.lib import dbt
 
-    models = dbt.compiled(shop, paths, night)
-    file = paths.home / "script.duckdb"
+    with dbt.building(night, shop.start):
+        _dbt(shop, paths, "compile", "--full-refresh")
+    manifest = json.loads((paths.home / "dbt" / "manifest.json").read_text())
+    file = paths.home / "script" / "warehouse.duckdb"
+    file.parent.mkdir(exist_ok=True)
     file.unlink(missing_ok=True)
     began = time.perf_counter()
     with connect(file) as duck:
-        duck.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
         for schema in ("staging", "intermediate", "marts", "features"):
             duck.execute(f"CREATE SCHEMA {schema}")
-        for kind, relation, select in models:
+        for kind, relation, select in _in_order(manifest["nodes"]):
             duck.execute(f"CREATE {kind} {relation} AS {select}")
         duck.execute("CHECKPOINT")
     seconds = time.perf_counter() - began
     rows = _rows(file, "marts.fct_events")
     file.unlink()
     return {"rows": rows, "seconds": seconds}
+
+
+def _dbt(shop: Shop, paths: Paths, command: str, *options: str) -> None:
+    from orchestration.lib import dbt
+
+    os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
+    folder = ["--project-dir", str(dbt.PROJECT), "--profiles-dir", str(dbt.PROJECT)]
+    excluded = ["--exclude-resource-type", "unit_test"] if command == "build" else []
+    done = subprocess.run(
+        [str(dbt.EXECUTABLE), command, *folder, "--target-path", str(paths.home / "dbt"),
+         *excluded, *options, "--vars", dbt.variables(shop)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+
+
+def _in_order(nodes: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(TABLE or VIEW, relation, SELECT) of every model, each after those that it reads."""
+    models = {name: node for name, node in nodes.items() if node["resource_type"] == "model"}
+    ordered: dict[str, Any] = {}
+    while len(ordered) < len(models):
+        for name, node in models.items():
+            above = [each for each in node["depends_on"]["nodes"] if each in models]
+            if name not in ordered and all(each in ordered for each in above):
+                ordered[name] = node
+    return [
+        (
+            "VIEW" if node["config"]["materialized"] == "view" else "TABLE",
+            node["relation_name"],
+            node["compiled_code"],
+        )
+        for node in ordered.values()
+    ]
 
 
 def export(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
@@ -182,12 +236,10 @@ def publish(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     return {"rows": sum(published.tables.values())}
 
 
-def _raw_rows(paths: Paths) -> int:
-    if not any(paths.raw.glob("events/*.parquet")):
-        return 0
+def _parquet_rows(folder: Path) -> int:
     with connect() as duck:
         found = duck.execute(
-            "SELECT sum(num_rows) FROM parquet_file_metadata(?)", [f"{paths.raw}/events/*.parquet"]
+            "SELECT sum(num_rows) FROM parquet_file_metadata(?)", [f"{folder}/*.parquet"]
         ).fetchall()
     return int(found[0][0])
 
@@ -205,7 +257,8 @@ def _rows(file: Path, table: str) -> int:
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     step.__name__: step
     for step in (
-        simulate, land, audit, warehouse, script, export, materialize, embed, lists, publish
+        simulate, deliver, land, audit, warehouse, script, export, materialize, embed, lists,
+        publish, peers.marts, peers.expectations,
     )
 }  # fmt: skip
 
