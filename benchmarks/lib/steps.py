@@ -34,9 +34,10 @@ _BETWEEN_LOOKS = 0.1  # seconds
 
 @dataclass(frozen=True)
 class Step:
-    """What a step took: seconds inside it, rows it worked on, most bytes resident at any look."""
+    """What a step took: seconds inside it and of its process, rows, most bytes resident."""
 
     seconds: float
+    wall: float
     rows: int
     peak: int
     said: dict[str, Any]
@@ -46,17 +47,19 @@ def run(name: str, **arguments: Any) -> Step:
     """Run a step in a process of its own; exits with the step's own words when it fails."""
     command = [sys.executable, "-m", "benchmarks.lib.steps", name, json.dumps(arguments)]
     with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
         process = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
             peak = max(peak, resident(process))
             time.sleep(_BETWEEN_LOOKS)
+        wall = time.perf_counter() - began
         output.seek(0)
         lines = output.read().splitlines()
     if process.returncode:
         raise SystemExit("\n".join(lines))
     said = json.loads(next(line for line in reversed(lines) if line.startswith('{"seconds"')))
-    return Step(said.pop("seconds"), said.pop("rows"), peak, said)
+    return Step(said.pop("seconds"), wall, said.pop("rows"), peak, said)
 
 
 def simulate(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any]:
@@ -236,6 +239,60 @@ def publish(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     return {"rows": sum(published.tables.values())}
 
 
+def in_a_row(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any]:
+    """A whole night of functions called one after the other, as a script would, without Dagster."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from feature_repo.store import apply
+    from ingest.fetch import fetch
+    from ingest.landing import land as land_night
+    from ml.nightly import score, train
+    from orchestration.defs.ingest.assets import as_record
+    from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
+    from orchestration.lib.manifest import manifest_rows
+    from orchestration.lib.night import Night
+    from reports.build import build
+
+    tonight = Night(shop, paths, night)
+    fetch(shop, paths, night, scale)
+    landed = land_night(shop, paths, night)
+    tonight.record("landing", as_record(landed))
+    counts = {name: vars(counts) for name, counts in landed.tables.items()}
+    (paths.home / "counts.json").write_text(json.dumps(counts))
+    audit(shop, paths, night, "landing")
+    warehouse(shop, paths, night)
+    audit(shop, paths, night, "marts")
+    export(shop, paths, night)
+    embed(shop, paths, night)
+    audit(shop, paths, night, "features")
+    apply(shop.name, paths)
+    trained = train(
+        night_inputs(tonight), models=paths.models, mlflow=paths.mlflow, seed=20,
+        card={"feature_service": RECOMMENDER_SERVICE}, log=lambda _: None,
+    )  # fmt: skip
+    tonight.record("recommender", {
+        "metrics": trained.metrics.to_pylist(), "decision": trained.decision,
+        "promoted": trained.promoted, "model_version": trained.model_version,
+        "feature_service": RECOMMENDER_SERVICE,
+    })  # fmt: skip
+    table = score(night_inputs(tonight), models=paths.models, feature_service=RECOMMENDER_SERVICE)
+    table = table.add_column(0, "night", pa.array([night] * table.num_rows, pa.date32()))
+    paths.recommendations.mkdir(exist_ok=True)
+    pq.write_table(table, paths.recommendations / f"{night}.parquet")
+    tonight.record(
+        "recommendations",
+        {"model_version": trained.model_version, "feature_service": RECOMMENDER_SERVICE},
+    )
+    audit(shop, paths, night, "recommendations")
+    from audit.publish import publish as publish_night
+
+    publish_night(shop, paths, night, manifest_rows(tonight))
+    materialize(shop, paths, night)
+    build(shop, paths, night)
+    return {"rows": table.num_rows}
+
+
 def _parquet_rows(folder: Path) -> int:
     with connect() as duck:
         found = duck.execute(
@@ -258,7 +315,7 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     step.__name__: step
     for step in (
         simulate, deliver, land, audit, warehouse, script, export, materialize, embed, lists,
-        publish, peers.marts, peers.expectations,
+        publish, in_a_row, peers.marts, peers.expectations,
     )
 }  # fmt: skip
 

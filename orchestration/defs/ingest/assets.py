@@ -98,7 +98,7 @@ def _landing(shop: Shop) -> AssetsDefinition:
 
         night = tonight(context, shop)
         landed = land(shop, night.paths, night.night, datetime.now(UTC).date())
-        night.record("landing", _as_record(landed))
+        night.record("landing", as_record(landed))
         touched = len(landed.touched_days)
         context.log.info(
             f"{landed.files} raw files, {len(landed.changed_files)} new or changed; "
@@ -128,7 +128,8 @@ def _landing(shop: Shop) -> AssetsDefinition:
     return landing
 
 
-def _as_record(landed: Any) -> dict[str, Any]:
+def as_record(landed: Any) -> dict[str, Any]:
+    """What later steps recall of a landing."""
     return {
         "tables": {name: vars(counts) for name, counts in landed.tables.items()},
         "touched_days": [day.isoformat() for day in landed.touched_days],
