@@ -53,25 +53,31 @@ def _break_some(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     """Spoil BROKEN of the rows; where a fault does not apply the time is lost instead."""
     size = events.num_rows
     fault = np.where(rng.random(size) < BROKEN, rng.integers(0, 5, size), -1)
-    priced = events["price_cents"].is_valid().to_numpy()
-    item_needed = pc.is_in(
-        events["action"].cast(pa.string()), pa.array(["page_view", "basket_add", "paid"])
-    ).to_numpy()
+    hit = np.flatnonzero(fault >= 0)  # few: only they are looked at
+    spoilt = events.take(pa.array(hit))
+    fault = fault[hit]
+    priced = spoilt["price_cents"].is_valid().to_numpy()
+    item_needed = np.isin(spoilt["action"].to_pylist(), ["page_view", "basket_add", "paid"])
     fault = np.where((fault == 3) & ~item_needed | (fault == 4) & ~priced, 0, fault)
-    events = _replace(events, "ts_ms", fault == 0, pa.scalar(None, pa.int64()))
-    events = _replace(events, "ts_ms", fault == 1, pa.scalar(0))
-    events = _replace(events, "action", fault == 2, pa.scalar("beacon"))
-    events = _replace(events, "sku", fault == 3, pa.scalar(None, pa.string()))
-    return _replace(events, "price_cents", fault == 4, pc.negate(events["price_cents"]))
+    spoilt = _replace(spoilt, "ts_ms", fault == 0, pa.scalar(None, pa.int64()))
+    spoilt = _replace(spoilt, "ts_ms", fault == 1, pa.scalar(0))
+    spoilt = _replace(spoilt, "action", fault == 2, pa.scalar("beacon"))
+    spoilt = _replace(spoilt, "sku", fault == 3, pa.scalar(None, pa.string()))
+    spoilt = _replace(spoilt, "price_cents", fault == 4, pc.negate(spoilt["price_cents"]))
+    whole = np.arange(size)
+    whole[hit] = size + np.arange(len(hit))
+    both = pa.concat_tables([events, spoilt]).unify_dictionaries()
+    return both.take(pa.array(whole))
 
 
 def _replace(
     table: pa.Table, name: str, where: NDArray[np.bool_], value: pa.Scalar | pa.ChunkedArray
 ) -> pa.Table:
+    """`value` where it is wanted; a column of codes stays one."""
     column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(pa.string())
-    return _with(table, name, pc.if_else(pa.array(where), value, column))
+    coded = pa.types.is_dictionary(column.type)
+    column = pc.if_else(pa.array(where), value, column.cast(pa.string()) if coded else column)
+    return _with(table, name, column.dictionary_encode() if coded else column)
 
 
 def _with(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -26,12 +26,19 @@ SELECT
     on_page_ms AS dwell_ms,
     search_words AS query,
     source AS channel,
-    -- Slot and propensity of a recommendation that was shown.
+    -- Slot, propensity and arm of a recommendation that was shown; a page that says `sold out`.
     CASE
-        WHEN slot IS NULL THEN json_object('country', country, 'device', device)
-        ELSE json_object(
+        WHEN arm IS NOT NULL THEN json_object(
+            'country', country, 'device', device, 'slot', slot, 'propensity', propensity,
+            'experiment', experiment, 'arm', arm
+        )
+        WHEN slot IS NOT NULL THEN json_object(
             'country', country, 'device', device, 'slot', slot, 'propensity', propensity
         )
+        WHEN NOT in_stock THEN json_object(
+            'country', country, 'device', device, 'in_stock', in_stock
+        )
+        ELSE json_object('country', country, 'device', device)
     END::VARCHAR AS properties,
     _file,
     _row

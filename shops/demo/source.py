@@ -3,6 +3,11 @@
     events/2026-01-01.parquet     reviews/2026-01-05.jsonl     (days with reviews)
     catalogue/2026-01-01.csv      messages/2026-01-03.csv      (days with messages)
 
+Beside them lies what no shop delivers and no part of the platform reads (`truth.py`):
+
+    truth/users.parquet, items.parquet, experiment.parquet      as of the last day that was made
+    truth/propensities/2026-01-01.parquet                       how the lists of a day were drawn
+
 `fetch` may be called again for the same or another night: a file that is already there with the
 same bytes is left alone, so its modification time says when its content changed.
 """
@@ -12,7 +17,9 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
@@ -20,10 +27,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from shops.demo import truth
 from shops.demo.delivery import Delivery
-from shops.demo.simulate import SCALES, SEED, START, World
+from shops.demo.simulate import SCALES, SEED, World
+from shops.demo.tables import START
 
 KINDS = ("events", "catalogue", "reviews", "messages")
+TRUTH = "truth"
+AHEAD = 8  # files that may wait to be written
 MARKER = "_simulated.json"  # what the raw folder holds: seed, scale, code, files
 
 
@@ -43,14 +54,10 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
     # A shop does not take back what it has delivered, so a later night's files stay.
     last = max(night, date.fromisoformat(known["night"])) if same_world else night
     (raw / MARKER).unlink(missing_ok=True)  # until all files are there again
-    sizes: dict[str, int] = {}
-    written = 0
-    for path, table in _deliveries(scale, last):
-        written += _write(raw / path, table)
-        sizes[path] = (raw / path).stat().st_size
-    for kind in KINDS:
-        for file in (raw / kind).glob("*"):
-            if file.relative_to(raw).as_posix() not in sizes:
+    sizes, written = _write_all(raw, _files(scale, last))
+    for kind in (*KINDS, TRUTH):
+        for file in (raw / kind).rglob("*"):
+            if file.is_file() and file.relative_to(raw).as_posix() not in sizes:
                 file.unlink()  # of another scale or code, or half-written
     marker = raw / f".{MARKER}.part"
     marker.write_text(json.dumps(wanted | {"night": last.isoformat(), "files": sizes}))
@@ -58,10 +65,11 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
     return f"simulated {len(sizes)} files ({scale}) up to {last}, {written} of them new or changed"
 
 
-def _deliveries(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:
+def _files(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:
     """Path below the raw folder and content of every file, in the order of time."""
     world, delivery = World(SCALES[scale]), Delivery(SEED)
-    for number in range((night - START).days + 1):
+    last = (night - START).days
+    for number in range(last + 1):
         name = date.fromordinal(START.toordinal() + number).isoformat()
         day = world.day(number)
         yield f"events/{name}.parquet", delivery.events(number, day.events)
@@ -71,11 +79,31 @@ def _deliveries(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:
             yield f"reviews/{name}.jsonl", delivery.reviews(number, day.reviews)
         if day.messages.num_rows:
             yield f"messages/{name}.csv", day.messages
+        yield f"{TRUTH}/propensities/{name}.parquet", day.policy
+    for name, table in truth.tables(world, last).items():
+        yield f"{TRUTH}/{name}.parquet", table
+
+
+def _write_all(raw: Path, files: Iterator[tuple[str, pa.Table]]) -> tuple[dict[str, int], int]:
+    """The size of every file, and how many of them were new or changed."""
+    sizes, written = {}, 0
+    waiting: deque[tuple[str, Future[bool]]] = deque()
+    with ThreadPoolExecutor(1) as writer:  # a file is compressed while the next day happens
+        for path, table in files:
+            waiting.append((path, writer.submit(_write, raw / path, table)))
+            while len(waiting) > AHEAD:
+                done, future = waiting.popleft()
+                written += future.result()
+                sizes[done] = (raw / done).stat().st_size
+        for done, future in waiting:
+            written += future.result()
+            sizes[done] = (raw / done).stat().st_size
+    return sizes, written
 
 
 def _write(path: Path, table: pa.Table) -> bool:
     """Write the file by way of a temporary name; False when the same bytes are there already."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     if path.suffix == ".parquet":
         pq.write_table(table, part, compression="zstd")

@@ -1,25 +1,35 @@
 """The demo shop's raw files: the same bytes whenever they are made, and what ingestion finds."""
 
 import hashlib
+import re
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
 from core.paths import Paths
-from core.shop import load_shop
+from core.shop import ROOT, load_shop
 from ingest.landing import land
+from ingest.raw import find_files
 from shops.demo import delivery, source
 
 FIRST, NIGHT = date(2026, 1, 20), date(2026, 1, 30)
 
 
 def content(raw: Path) -> dict[str, str]:
-    """Hash of every raw file."""
+    """Hash of every raw file, but for the truth as of the last night."""
     return {
         path.relative_to(raw).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in raw.rglob("*")
-        if path.is_file() and path.parent != raw
+        if path.is_file() and path.parent not in (raw, raw / source.TRUTH)
+    }
+
+
+def truth(raw: Path) -> dict[str, str]:
+    """Hash of every table of the truth as of the last night."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (raw / source.TRUTH).glob("*.parquet")
     }
 
 
@@ -39,7 +49,8 @@ def test_there_is_a_file_of_events_for_every_day(files: Path) -> None:
     assert sorted(path.stem for path in (files / "events").iterdir()) == [
         (date(2026, 1, 1) + timedelta(number)).isoformat() for number in range(days)
     ]
-    assert {path.split("/")[0] for path in content(files)} == set(source.KINDS)
+    assert {path.split("/")[0] for path in content(files)} == {*source.KINDS, source.TRUTH}
+    assert truth(files).keys() == {"users.parquet", "items.parquet", "experiment.parquet"}
     assert not list(files.rglob(".*.part"))
 
 
@@ -50,6 +61,7 @@ def test_a_later_night_adds_files_and_leaves_the_others(files: Path, tmp_path: P
     after = times(tmp_path)
     assert {name: after[name] for name in before} == before, "not even written again"
     assert content(tmp_path) == content(files), "the same bytes as in one go"
+    assert truth(tmp_path) == truth(files)
 
 
 def test_a_second_time_it_does_nothing_and_says_so(files: Path) -> None:
@@ -61,11 +73,25 @@ def test_a_second_time_it_does_nothing_and_says_so(files: Path) -> None:
 
 
 def test_a_lost_or_spoilt_file_comes_back(files: Path) -> None:
-    before = content(files)
+    before, told = content(files), truth(files)
+    (files / "truth" / "users.parquet").unlink()
     (files / "events" / "2026-01-03.parquet").unlink()
     (files / "catalogue" / "2026-01-01.csv").write_text("spoilt")
     source.fetch(files, NIGHT, "small")
-    assert content(files) == before
+    assert content(files) == before and truth(files) == told
+
+
+def test_no_part_of_the_platform_knows_where_the_truth_lies(files: Path) -> None:
+    """No room names the folder, and no pattern of the shop's own raw files matches in it."""
+    for room in ("core", "ingest", "dbt_project", "feature_repo", "ml", "audit", "orchestration",
+                 "reports"):  # fmt: skip
+        for path in (ROOT / room).rglob("*"):
+            if path.suffix in {".py", ".sql", ".yml", ".yaml", ".toml"}:
+                text = path.read_text()
+                assert "demo.truth" not in text and not re.search(r"[\"'/]truth[\"'/]", text), path
+    found = find_files(load_shop("demo"), files)
+    assert found.keys() == set(source.KINDS)
+    assert not any(name.startswith(source.TRUTH) for names in found.values() for name in names)
 
 
 def test_another_scale_leaves_nothing_of_the_old_one(
