@@ -25,7 +25,7 @@ from audit import disclosure, results, scope
 from audit.catalogue import DAY_OF, GRAIN, STAGES
 from audit.source import literal
 from core.access import allow
-from core.duck import connect
+from core.duck import ENCRYPTION_KEY, attach_to_write, connect, is_encrypted
 from core.paths import Paths
 from core.shop import Shop
 
@@ -75,10 +75,14 @@ def publish(shop: Shop, paths: Paths, night: date, manifest_rows: pa.Table) -> P
     manifest = pa.concat_tables([manifest_rows.cast(MANIFEST_SCHEMA), _check_rows(night, checks)])
     following = paths.marts.with_name(paths.marts.name + ".next")
     _remove(following)
-    since = scope.to_write(shop, paths, night)
-    tables = _build(following, paths, night, manifest, since)
     there = paths.marts.exists()
-    changed = not there or content_hash(following, since) != content_hash(paths.marts, since)
+    # a key was set, or taken away, since: the file is written anew even if nothing else changed
+    recoded = there and is_encrypted(paths.marts) != bool(os.environ.get(ENCRYPTION_KEY))
+    since = scope.EVERYTHING if recoded else scope.to_write(shop, paths, night)
+    tables = _build(following, paths, night, manifest, since)
+    changed = (
+        not there or recoded or content_hash(following, since) != content_hash(paths.marts, since)
+    )
     if changed:
         allow(following, 0o640)
         _sync(following)
@@ -199,7 +203,7 @@ def _build(
         connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
         # no schema of its own: the file's name is the database's, so an analyst who opens it writes
         # marts.dim_users, which a schema called marts as well would make ambiguous
-        connection.execute(f"ATTACH {literal(file)} AS published")
+        attach_to_write(connection, file, "published")
         disclosure.prepare(connection, paths)
         connection.register("manifest", manifest)
         tables = {

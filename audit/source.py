@@ -14,6 +14,7 @@ import duckdb
 
 from audit import scope
 from audit.catalogue import DAY_OF
+from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
 from ingest.contract import TABLES
@@ -146,9 +147,9 @@ def _published(paths: Paths) -> list[str]:
     """The view `published` (night, users): one row, or none on the first night."""
     if not paths.marts.exists():
         return ["CREATE VIEW published AS SELECT NULL::DATE AS night, 0 AS users WHERE false"]
-    return [
-        f"ATTACH {literal(paths.marts)} AS last_night (READ_ONLY)",
-        "CREATE VIEW published AS SELECT max(night) AS night, "
-        "(SELECT count(*) FROM last_night.dim_users) AS users "
-        "FROM last_night.run_manifest",
-    ]
+    # read here: the file may be encrypted, and its key belongs into no SQL
+    with connect(paths.marts, read_only=True) as connection:
+        night, users = connection.execute(
+            "SELECT max(night), (SELECT count(*) FROM dim_users) FROM run_manifest"
+        ).fetchall()[0]
+    return [f"CREATE VIEW published AS SELECT DATE {literal(night)} AS night, {users} AS users"]

@@ -14,6 +14,7 @@ from dagster import AssetCheckExecutionContext, AssetExecutionContext, Failure
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, PARTITION_NAME_TAG
 
 from core import access
+from core.duck import EncryptionError, check_encryption
 from core.paths import Paths
 from core.shop import Shop, ShopError
 
@@ -75,6 +76,10 @@ def hold(paths: Paths) -> None:
     lock.write(str(os.getpid()))
     lock.flush()
     access.guard(paths)
+    try:
+        check_encryption()
+    except EncryptionError as error:
+        raise Failure(str(error), allow_retries=False) from error
     _held[str(paths.home)] = lock
 
 
