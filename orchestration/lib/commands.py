@@ -223,13 +223,17 @@ def _failure(paths: Paths, night: date, published: bool, reasons: str) -> str:
 
 def disk_trouble(reason: str) -> str | None:
     """What to do when it was the disk that failed a night; None when it was something else."""
-    if re.search(
-        r"No space left|disk is full|quota exceeded|max_temp_directory_size", reason, re.I
-    ):
-        return f"no space is left on the disk of {var_folder()}: free some and run the night again."
-    if re.search(r"Read-only file system|readonly database|Permission denied", reason):
+    var = var_folder()
+    full = r"No space left|disk is full|quota exceeded|max_temp_directory_size"
+    # SQLite and DuckDB have other words too for a disk that is full to the last byte
+    there = next(folder for folder in (var, *var.parents) if folder.exists())
+    if re.search(full, reason, re.IGNORECASE) or shutil.disk_usage(there).free < 1 << 20:
+        return f"no space is left on the disk of {var}: free some and run the night again."
+    barred = r"Read-only file system|readonly database|Permission denied|unable to open database"
+    if re.search(barred, reason):
+        folders = [path for path in (var, *sorted(var.rglob("*/"))) if not os.access(path, os.W_OK)]
         return (
-            f"the night's user may not write there: make {var_folder()} and all below it writable "
-            "and run the night again."
+            f"the night's user may not write to {folders[0] if folders else var}: make it and all "
+            "below it writable and run the night again."
         )
     return None
