@@ -40,9 +40,10 @@ def test_the_comparison_sees_every_part_of_a_night(
     # and a night in which nothing was promoted would not tell whether the champion is the same
     names = set(undisturbed.state)
     for part in (
-        "marts.fct_orders",
-        "warehouse",
-        "online",
+        "marts.duckdb: fct_orders",
+        "warehouse.duckdb: ",
+        "online.",
+        "mlflow.",
         "landing/",
         "features/",
         "champion.json",
