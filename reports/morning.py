@@ -58,9 +58,15 @@ def _by_measure(source: Source, measured: pa.Table) -> dict[str, list[dict[str, 
     for row in measured.to_pylist():
         found.setdefault(row["measure"], []).append(row)
     kept = {m: rows for m, rows in found.items() if any(r["value"] is not None for r in rows)}
-    if not source.event_types() - {"purchase", "refund", "exposure"}:
+    if _who_visits(source):
         kept.pop("conversion", None)  # who comes is who buys
     return kept
+
+
+def _who_visits(source: Source) -> str:
+    """What a visitor is, where the shop does not deliver visits."""
+    only_orders = not source.event_types() - {"purchase", "refund", "exposure"}
+    return " This shop delivers no visits: a visitor is who ordered." if only_orders else ""
 
 
 def _tiles(source: Source, measured: pa.Table) -> list[Tile]:
@@ -96,6 +102,7 @@ def _spark(rows: list[dict[str, Any]]) -> Markup:
     """The last weeks as a line on its band of expectation, the night's day as a dot."""
     width, height, edge = 120.0, 24.0, 3.5
     values = [row["value"] for row in rows]
+    rows = [row | ({"low": None, "high": None} if row["value"] is None else {}) for row in rows]
     ends = [v for row in rows for v in (row["value"], row["low"], row["high"]) if v is not None]
     if not ends:
         return Markup()
@@ -173,7 +180,7 @@ def _expectations(source: Source, measured: pa.Table) -> Panel:
         f"on how many of the {expectation.BACK_TEST_DAYS} days before the range made for each "
         "held. Nine of ten is what it is meant to do, so by chance alone one of eight measures is "
         "outside on most days. An order counts on its own day, a refund on the day of "
-        "the refund. n: what a ratio rests on.",
+        "the refund. n: what a ratio rests on." + _who_visits(source),
         measured,
         headers=("measure", "value", "expected", "from", "to", "held", "n"),
         rows=rows,
@@ -234,7 +241,8 @@ def _bridge(source: Source, span: str, title: str) -> Panel:
         definition="Net revenue = visitors x orders a visitor x money an order - refunds. Each bar "
         "is what one of them adds; together they are the whole change. A factor's part is its "
         "Shapley value: the change it makes, averaged over the orders in which they could have "
-        f"changed. Visitors are counted day by day. Grey: fewer than {SMALL} orders on a side.",
+        f"changed. Visitors are counted day by day. Grey: fewer than {SMALL} orders on a side."
+        + _who_visits(source),
         empty="Nothing was sold in these days, or there is no day to compare with.",
         n=lambda data: f"{count(data['orders'].to_pylist()[0])} orders on the smaller side",
         reading=reading,

@@ -368,6 +368,7 @@ def test_bars_of_few_are_grey(page: ElementTree.Element) -> None:
 MEASURE = """
 <script>
 addEventListener("load", () => {
+  for (const b of document.querySelectorAll(".card b")) b.firstChild.textContent = "123,456,789";
   const boxes = ".table, .plot, nav ul, .tile .label";
   const wide = [...document.querySelectorAll("body *")].filter(
     (e) => !e.closest(boxes) && e.getBoundingClientRect().right > innerWidth + 0.5);
@@ -461,3 +462,34 @@ def test_a_first_night_that_fails_is_told_too(
     front = entry.tell_failure(Paths("small"), NIGHT, "small__raw", [])
     assert "No night of small has been published yet" in front.read_text()
     assert "Night 2026-03-31 failed at small__raw." in front.read_text()
+
+
+def test_the_alert_hook_writes_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real run that fails in its audit, with the hook of the nightly jobs."""
+    from dagster import DagsterInstance, job, op
+
+    from audit import results
+    from orchestration.lib.alerts import tell_of_failure
+
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    monkeypatch.delenv("PERENNIAL_WEBHOOK_URL", raising=False)
+    paths = Paths("small")
+    bad = results.Check("marts.users.lost", "marts", True, False, "m", "o", "e", 1)
+    warned = results.Check("marts.revenue.steady", "marts", False, False, "m", "o", "e", 1)
+    results.write(paths, NIGHT, "marts", [bad, warned])
+
+    @op(name="small__audit_marts")
+    def audit() -> None:
+        raise ValueError("a check failed")
+
+    @job(name="small_night", hooks={tell_of_failure}, tags={"shop": "small"})
+    def night() -> None:
+        audit()
+
+    with DagsterInstance.ephemeral() as instance:
+        done = night.execute_in_process(
+            raise_on_error=False, instance=instance, tags={"dagster/partition": NIGHT.isoformat()}
+        )
+    assert not done.success
+    text = (paths.home / "reports" / "index.html").read_text()
+    assert "Night 2026-03-31 failed at small__audit_marts: marts.users.lost.</b>" in text
