@@ -287,3 +287,30 @@ def missing_hours(connection: duckdb.DuckDBPyConnection, night: date) -> list[in
         {"night": night},
     ).fetchall()
     return [hour for (hour,) in rows]
+
+
+def unusual_deliveries(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
+    """One row per kind (`late`, `quarantined`) of which the night's files hold unusually many rows.
+
+    Unusual: at least ten, and a larger share of the files' rows than on any of the other days on
+    record. Of fewer than seven of those nothing is said: such a shop does not deliver by day.
+    """
+    return queries.table(
+        connection,
+        """
+        WITH files AS (
+            SELECT name::DATE AS day, kind, value::BIGINT AS rows,
+                   (detail->>('$.' || kind))::BIGINT AS n
+            FROM marts.run_manifest, (VALUES ('late'), ('quarantined')) kinds(kind)
+            WHERE section = 'delivery'
+        )
+        SELECT kind, max(n) FILTER (day = $night) AS rows,
+               max(n / (rows + n)) FILTER (day = $night) AS share,
+               max(n / (rows + n)) FILTER (day < $night) AS most_before
+        FROM files GROUP BY kind
+        HAVING count(*) FILTER (day < $night) >= 7
+           AND max(n) FILTER (day = $night) >= 10 AND share > most_before
+        ORDER BY kind
+        """,
+        night=night,
+    )

@@ -205,10 +205,10 @@ def changed(source: Source, measured: pa.Table, reasons: pa.Table) -> Section:
     panels = [
         _bridge(source, "day", f"Net revenue: {day}"),
         _bridge(source, "week", f"Net revenue: {week}"),
+        _data_reasons(reasons),
+        _week(source),
         *(_segments(source, spans["day"], measure, "day", day) for measure in told),
         _segments(source, spans["week"], "net_revenue", "week", week),
-        _week(source),
-        _data_reasons(reasons),
         _expectations(source, measured),
     ]
     why = "Nothing was out of its range; the net revenue is taken apart all the same."
@@ -259,10 +259,9 @@ def _segments(source: Source, data: pa.Table, measure: str, span: str, against: 
     return Panel(
         f"segments_{measure}_{span}",
         f"{LABELS[measure]}, {when}: who carries the change",
-        f"{against[0].upper()}{against[1:]}. Within each group the changes add up to the whole; "
-        "share is of the whole change and may be above 100% where segments moved against each "
-        "other. A refund belongs to the channel and country of its order. Shoppers: distinct "
-        "visitors behind both sides.",
+        f"{against[0].upper()}{against[1:]}. The changes of a group add up to the whole; shares "
+        "may pass 100% where segments moved against each other. A refund belongs to the channel "
+        "and country of its order. Shoppers: distinct visitors behind both sides.",
         part,
         headers=("segment", "change", "share", "before", "now", "shoppers"),
         rows=[
@@ -322,6 +321,10 @@ def data_reasons(source: Source) -> pa.Table:
         listed = ", ".join(f"{hour:02d}:00" for hour in hours)
         plural = "s" if len(hours) > 1 else ""
         found.append(("missing hours", f"No event in the hour{plural} {listed} UTC.", True))
+    for row in changes.unusual_deliveries(connection, night).to_pylist():
+        what = {"late": "late rows", "quarantined": "quarantined rows"}[row["kind"]]
+        said = f"{count(row['rows'])} {what} ({percent(row['share'])}) in the day's files"
+        found.append((what, f"{said}; before, {percent(row['most_before'])} at most.", True))
     for row in queries.manifest(connection, "check").to_pylist():
         if row["passed"] is False:
             found.append(("failed check", f"{row['name']}: {row['value']}", True))
@@ -345,6 +348,7 @@ def _data_reasons(data: pa.Table) -> Panel:
         "data_reasons",
         "Is it the data?",
         "Looked at: hours of the day without an event that nine of ten of the 28 days before had; "
+        "more late or quarantined rows in the day's files than in those of the five weeks before; "
         "checks that failed; a new model.",
         data,
         reading="" if faults else "No data reason found.",

@@ -144,7 +144,8 @@ def count(value: float | None) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """`12.3%`, or a dash."""
-    return "-" if value is None else f"{value * 100:.{digits}f}%"
+    # plus zero: a hair below it is not shown as -0%
+    return "-" if value is None else f"{round(float(value) * 100, digits) + 0.0:.{digits}f}%"
 
 
 def seconds(milliseconds: float | None) -> str:

@@ -9,6 +9,7 @@ from dagster import HookContext, failure_hook
 from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, PARTITION_NAME_TAG
 
 from audit import results
+from core import access
 from core.paths import Paths
 from reports.entry import tell_failure
 
@@ -45,4 +46,5 @@ def _tell_readers(context: HookContext) -> None:
     stage = context.step_key.partition("__audit_")[2]
     checks = results.load(paths, night).get(stage, []) if stage else []
     failed = [check.name for check in checks if check.blocking and not check.passed]
-    tell_failure(paths, night, context.step_key, failed)
+    with access.published():
+        tell_failure(paths, night, context.step_key, failed)

@@ -45,6 +45,7 @@ def manifest_rows(night: Night) -> pa.Table:
             ("rows", f"{table}/{name}", str(value), reasons.get((table, name)))
             for name, value in counts.items()
         ]
+    rows += deliveries(night)
     rows += [_metric(metric) for metric in model["metrics"]]
     return pa.table(
         {
@@ -77,6 +78,48 @@ def quarantine_reasons(night: Night) -> dict[tuple[str, str], dict[str, Any]]:
         counted = {"broken": "quarantined", "late": "late"}.get(kind, "excluded")
         reasons.setdefault((table, counted), {"reasons": {}})["reasons"][reason] = rows
     return reasons
+
+
+def deliveries(night: Night) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """The event files of the last five weeks by the newest day in them: rows, late, quarantined.
+
+    Late: of a day more than one before the file's newest. A file of a local day begins in the UTC
+    day before, which is not late.
+    """
+    with connect() as connection:
+        found = connection.execute(
+            """
+            WITH kept AS (
+                SELECT _file AS file, day, count(*) AS n
+                FROM read_parquet($landed, hive_partitioning = true, hive_types = {'day': DATE})
+                WHERE day BETWEEN $night::DATE - 35 AND $night GROUP BY ALL
+            ), files AS (
+                SELECT file, max(day) AS newest, sum(n) AS rows,
+                       sum(n) FILTER (newest - day > 1) AS late
+                FROM (SELECT *, max(day) OVER (PARTITION BY file) AS newest FROM kept)
+                GROUP BY file
+            ), aside AS (
+                SELECT file, count(*) FILTER (kind = 'broken') AS broken,
+                       count(*) FILTER (kind = 'late') AS late
+                FROM read_parquet($aside, union_by_name = true)
+                WHERE file IN (SELECT file FROM files) GROUP BY file
+            )
+            SELECT newest, sum(rows)::BIGINT,
+                   sum(coalesce(files.late, 0) + coalesce(aside.late, 0))::BIGINT,
+                   sum(coalesce(broken, 0))::BIGINT
+            FROM files LEFT JOIN aside USING (file)
+            GROUP BY newest ORDER BY newest
+            """,
+            {
+                "landed": f"{night.paths.landing}/events/*/*.parquet",
+                "aside": f"{night.paths.quarantine}/events/*.parquet",
+                "night": night.night,
+            },
+        ).fetchall()
+    return [
+        ("delivery", newest.isoformat(), str(rows), {"late": late, "quarantined": broken})
+        for newest, rows, late, broken in found
+    ]
 
 
 def _metric(metric: dict[str, Any]) -> tuple[str, str, str, dict[str, Any]]:

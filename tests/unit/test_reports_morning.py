@@ -224,7 +224,7 @@ order = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(orders=st.lists(order, min_size=1, max_size=30), span=st.sampled_from(["day", "week"]))
 def test_segments_add_up_to_the_change(orders: list[tuple], span: str) -> None:
     rows = []
@@ -315,11 +315,53 @@ def test_data_reasons_name_missing_hours_and_failed_checks(
         assert data_reasons(source).to_pylist() == [
             {"what": "missing hours", "found": "No event in the hour 10:00 UTC.", "is_fault": True}
         ]
+        connection.execute(
+            "INSERT INTO marts.run_manifest SELECT night, 'delivery', "
+            "(night - n::INTEGER)::VARCHAR, '1000', NULL, "
+            "json_object('late', CASE n WHEN 0 THEN 90 ELSE 20 + n END, "
+            "'quarantined', CASE n WHEN 0 THEN 9 ELSE 0 END) "
+            f"FROM (SELECT DATE '{NIGHT}' AS night, n FROM range(15) r(n))"
+        )
+        assert data_reasons(source).to_pylist()[1]["found"] == (
+            "90 late rows (8.3%) in the day's files; before, 3.3% at most."
+        )
+        assert data_reasons(source).num_rows == 2  # nine quarantined rows are no spike
+        connection.execute("DELETE FROM marts.run_manifest WHERE section = 'delivery'")
         connection.execute(f"DELETE FROM marts.fct_events WHERE event_date = DATE '{NIGHT}'")
         (gone,) = data_reasons(source).to_pylist()
         assert gone["found"] == "Not one event of this day has arrived."
         lead = yesterday(source, expectation.measures(connection, NIGHT), data_reasons(source)).lead
         assert lead.endswith("Data: 1 problem, see below.")
+
+
+def test_the_manifest_counts_late_and_quarantined_rows_by_the_day_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestration.lib.manifest import deliveries
+    from orchestration.lib.night import Night
+
+    monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
+    paths, two_before = Paths("small"), NIGHT - timedelta(2)
+    (paths.quarantine / "events").mkdir(parents=True)
+    with duckdb.connect() as connection:
+        for day, files in {
+            NIGHT: ["new"] * 8,
+            NIGHT - timedelta(1): ["new"] * 2,  # a local day's file begins in the UTC day before
+            two_before: ["new"] * 3 + ["old"] * 5,
+        }.items():
+            folder = paths.landing / "events" / f"day={day}"
+            folder.mkdir(parents=True)
+            connection.execute("CREATE OR REPLACE TABLE f AS SELECT unnest($1) AS _file", [files])
+            connection.execute(f"COPY f TO '{folder}/part.parquet'")
+        connection.execute(
+            "COPY (SELECT unnest(['new', 'new', 'new', 'old']) AS file, "
+            "unnest(['broken', 'broken', 'late', 'excluded']) AS kind) "
+            f"TO '{paths.quarantine}/events/part.parquet'"
+        )
+    assert deliveries(Night(shop(), paths, NIGHT)) == [
+        ("delivery", str(two_before), "5", {"late": 0, "quarantined": 0}),
+        ("delivery", str(NIGHT), "13", {"late": 4, "quarantined": 2}),
+    ]
 
 
 # --- small cohorts -------------------------------------------------------------------------------
