@@ -263,15 +263,15 @@ def _segments(source: Source, data: pa.Table, measure: str, span: str, against: 
         "may pass 100% where segments moved against each other. A refund belongs to the channel "
         "and country of its order. Shoppers: distinct visitors behind both sides.",
         part,
-        headers=("segment", "change", "share", "before", "now", "shoppers"),
+        headers=("segment", "change", "share", "shoppers", "before", "now"),
         rows=[
             [
                 f"{row['dimension']}: {row['segment']}",
                 f"{row['change']:+,.{digits}f}",
                 percent(row["share"], 0),
+                count(row["shoppers"]),
                 f"{row['before']:,.{digits}f}",
                 f"{row['now']:,.{digits}f}",
-                count(row["shoppers"]),
             ]
             for row in rows
         ],

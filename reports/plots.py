@@ -35,10 +35,10 @@ SHADES = ("#f1f6fb", "#c9dff0", "#8fbfe0", "#4a93c7", "#12609c", "#083a66")
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same layout on every machine
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.edgecolor": FAINT,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
@@ -51,10 +51,10 @@ _STYLE: dict[str, Any] = {
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "legend.frameon": False,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.2,
     "lines.linewidth": 1.8,
@@ -104,7 +104,7 @@ def svg(figure: Figure, name: str) -> str:
     width = figure.get_figwidth() * 72
     # as wide as the screen allows, but letters neither larger nor much smaller than the page's;
     # what would become too small is scrolled sideways
-    size = f"max-width: {width * 1.4:.0f}px"
+    size = f"max-width: {width * 1.3:.0f}px"
     if width > NARROW * 72:
         size += f"; min-width: {width:.0f}px"
     head, rest = text.split(">", 1)
@@ -219,8 +219,8 @@ def _bars(
         axes.invert_yaxis()
         longest = max(max(values), 1e-9)
         for row, (value, note) in enumerate(zip(values, notes, strict=True)):
-            axes.text(max(value, 0) + longest * 0.02, row, note, va="center", fontsize=9)
-        axes.set_xlim(0, longest * (1.12 + 0.028 * max(map(len, notes))))
+            axes.text(max(value, 0) + longest * 0.02, row, note, va="center", fontsize=10)
+        axes.set_xlim(0, longest * (1.12 + 0.034 * max(map(len, notes))))
         axes.xaxis.set_visible(False)
         axes.grid(visible=False)
         axes.spines[["bottom", "left"]].set_visible(False)
@@ -252,13 +252,13 @@ def _draw_bridge(data: pa.Table) -> Figure:
         for row, (_, start, step, colour, note) in enumerate(bars):
             axes.barh(row, step, left=start, color=FAINT if few else colour, height=0.62)
             edge = max(start, start + step) + reach * 0.02
-            axes.text(edge, row, note, va="center", fontsize=9, color=MUTED if few else INK)
+            axes.text(edge, row, note, va="center", fontsize=10, color=MUTED if few else INK)
         for row in range(len(bars) - 1):
             end = bars[row][1] + bars[row][2]
             axes.plot([end, end], [row - 0.31, row + 1.31], color=GREY, linewidth=0.7)
         axes.set_yticks(range(len(bars)), [label for label, *_ in bars])
         axes.invert_yaxis()
-        axes.set_xlim(min(ends), max(ends) + reach * 0.2)
+        axes.set_xlim(min(ends), max(ends) + reach * 0.24)
         axes.xaxis.set_visible(False)
         axes.grid(visible=False)
         axes.spines[["bottom", "left"]].set_visible(False)
@@ -369,7 +369,7 @@ def _draw_retention_curve(data: pa.Table) -> Figure:
             part = data.filter(pc.equal(data["kind"], kind))
             if part.num_rows:
                 _band(axes, part, "period", colour, label)
-            axes.set_title(label, fontsize=9.5, loc="left", color=colour)
+            axes.set_title(label, fontsize=10.5, loc="left", color=colour)
             axes.set_ylim(bottom=0)
             axes.yaxis.get_major_locator().set_params(nbins=4)
             _percent(axes.yaxis)
@@ -392,7 +392,7 @@ def _draw_repurchase_windows(data: pa.Table) -> Figure:
             axes.plot([low, high], [row, row], color=colour, linewidth=6, alpha=0.3)
             axes.plot([rate], [row], "o", color=colour)
             note = f"  {rate * 100:.1f}% of {n:,}"
-            axes.text(1, row, note, va="center", transform=axes.get_yaxis_transform(), fontsize=9)
+            axes.text(1, row, note, va="center", transform=axes.get_yaxis_transform(), fontsize=10)
         axes.set_yticks(rows, [f"{window} days" for window in windows])
         axes.set_ylim(len(windows) - 0.5, -0.5)
         axes.set_xlim(0, min(1.0, max(highs) * 1.1) + 0.01)
@@ -602,7 +602,7 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
                     axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.3)
                 axes.plot([value], [row], "o", color=colour, markersize=5)
             few = "" if users >= SMALL else f" (n {users})"
-            axes.set_title(metric.replace("_", " ") + few, fontsize=9.5, loc="left")
+            axes.set_title(metric.replace("_", " ") + few, fontsize=10.5, loc="left")
             axes.set_yticks(range(len(models)), [model.replace("_", " ") for model in models])
             axes.set_ylim(len(models) - 0.5, -0.5)
             axes.margins(x=0.15)
