@@ -188,6 +188,7 @@ def select_rows(
     files: dict[str, list[str]],
     chosen: set[str],
     aside: list[Unreadable] | None = None,
+    where: str = "true",
 ) -> list[Unreadable]:
     """Run the SELECT over the `chosen` files into the temporary table `selected`.
 
@@ -200,7 +201,8 @@ def select_rows(
         rows = ", ".join(f"({_text(bad.file)}, {bad.row})" for bad in aside)
         for key in mapping.keys:
             show_rows(connection, key, f"(_file, _row) NOT IN (VALUES {rows})")
-    query = f"CREATE OR REPLACE TEMP TABLE selected AS SELECT * FROM (\n{_body(mapping)}\n)"
+    chosen_rows = f"SELECT * FROM (\n{_body(mapping)}\n) WHERE {where}"
+    query = f"CREATE OR REPLACE TEMP TABLE selected AS {chosen_rows}"
     try:
         connection.execute(query)
     except duckdb.OutOfMemoryException:
@@ -223,7 +225,7 @@ def select_rows(
             raise ShopError(f"{mapping.name}: {error}") from error
         rest = chosen - {bad.file for bad in damaged if bad.row is None}
         aside = (aside or []) + [bad for bad in damaged if bad.row is not None]
-        return damaged + select_rows(connection, mapping, folder, files, rest, aside)
+        return damaged + select_rows(connection, mapping, folder, files, rest, aside, where)
     return unreadable
 
 

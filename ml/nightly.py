@@ -138,7 +138,7 @@ def train(
     facts, scale = _facts(inputs, events, inputs.item_features_at_cutoff, inputs.cutoff)
     fingerprint = _fingerprint(inputs, events, facts, config, card["feature_service"])
     version = f"rec-{inputs.night:%Y%m%d}-{fingerprint[:10]}"
-    if version in registry.versions(models, MODEL):
+    if version in registry.versions(models, MODEL) and not registry.is_due(models, MODEL, version):
         log(f"{version} was made of the same inputs before: not trained again")
         return _known(models, version)
 
@@ -148,6 +148,9 @@ def train(
     trained = fit(data, facts, config, checkpoint, log)
 
     before = registry.champion(models, MODEL, inputs.night)
+    if before and registry.is_due(models, MODEL, before):
+        log(f"{before} learned from somebody who has been erased: it is not to be beaten")
+        before = None
     learned = Learned.of(trained.model, data, inputs.input_events, scale)
     held = _held_out(inputs, events, facts)
     known = champion_inputs or inputs

@@ -26,6 +26,8 @@ from ml import ModelError
 
 POINTER = "champion.json"
 CARD = "card.json"
+DUE = "due_for_retraining"
+"""On the card of a version that learned from somebody who has been erased since."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,11 @@ def card(models: Path, model: str, version: str) -> dict[str, Any]:
         known = ", ".join(versions(models, model)) or "none"
         raise ModelError(f"{model} has no version {version} (versions here: {known})")
     return json.loads(path.read_text())
+
+
+def is_due(models: Path, model: str, version: str) -> bool:
+    """Whether a version is to be trained anew, and must not keep a newer one out."""
+    return bool(card(models, model, version).get(DUE))
 
 
 def add(

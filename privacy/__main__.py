@@ -1,0 +1,67 @@
+"""The command line behind `make forget` and `make rotate-key`: `python -m privacy ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from core.paths import Paths
+from core.shop import ShopError, load_shop
+from privacy import PrivacyError
+from privacy.forget import Forgotten, forget, table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when all went well, 1 when not, 2 when it was asked wrongly."""
+    parser = argparse.ArgumentParser(prog="python -m privacy", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    erasing = commands.add_parser("forget", help="erase a person")
+    erasing.add_argument("--shop", default="demo")
+    erasing.add_argument("--user", required=True, help="the shop's own id of the person")
+    asked = parser.parse_args(arguments)
+    try:
+        shop = load_shop(asked.shop)
+        paths = Paths(shop.name)
+        if not asked.user.strip():
+            raise ShopError("USER is empty: name the shop's own id of the person")
+        if not paths.home.exists():
+            raise ShopError(f"{paths.home} does not exist: no night of {shop.title} has run here")
+        _hold(paths)
+        _tell(forget(shop, paths, asked.user))
+    except ShopError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except PrivacyError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _hold(paths: Paths) -> None:
+    from dagster import Failure
+
+    from orchestration.lib.night import hold
+
+    try:
+        hold(paths)
+    except Failure as error:
+        raise ShopError(error.description) from error
+
+
+def _tell(result: Forgotten) -> None:
+    print(table(result))
+    if result.due:
+        print(f"Due for retraining, with the next night: {', '.join(result.due)}")
+    if result.encrypted:
+        print(f"Encrypted, not looked into: {', '.join(result.encrypted)}")
+    if result.not_ours:
+        print("Outside of var/, the shop's own files, left as they are; they hold the person:")
+        print("\n".join(f"  {file}" for file in result.not_ours))
+    print(
+        "The person is dropped at the door from now on. The totals of the published marts follow "
+        "with the next night: make run"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
