@@ -6,7 +6,7 @@ and the key, never ignored.
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
@@ -70,6 +70,30 @@ class Thresholds(_Strict):
     )
 
 
+class Retention(_Strict):
+    """For how many days before the night anything is kept; what is not named is kept for good."""
+
+    events: int | None = Field(default=None, ge=14, description="landing, warehouse and marts")
+    reviews: int | None = Field(default=None, ge=14, description="the same, of reviews")
+    messages: int | None = Field(default=None, ge=14, description="the same, of messages")
+    quarantine: int | None = Field(default=None, ge=1, description="rows put aside, by their day")
+    nights: int | None = Field(default=None, ge=1, description="what the steps left on record")
+    audit: int | None = Field(default=None, ge=1, description="results of checks and Data Docs")
+    reports: int | None = Field(default=None, ge=1, description="reports of earlier nights")
+    recommendations: int | None = Field(default=None, ge=1, description="lists of earlier nights")
+
+    def first_kept(self, table: str, night: date) -> date | None:
+        """The first day of a contract table, or of the quarantine, that is kept.
+
+        Tables let go of whole weeks, for the night that drops a day builds all after it again.
+        """
+        days = getattr(self, table, None)
+        if days is None:
+            return None
+        first = night - timedelta(days=days - 1)
+        return first if table == "quarantine" else first + timedelta(days=-first.weekday() % 7)
+
+
 class KeepNights(_Strict):
     """How many published nights are kept for `make restore`: each is a whole file."""
 
@@ -116,6 +140,7 @@ class Shop(_Strict):
     churn: Churn = Churn()
     thresholds: Thresholds = Thresholds()
     keep_nights: KeepNights = KeepNights()
+    retention: Retention = Retention()
     recommender: Recommender
 
     @field_validator("time_zone")

@@ -32,6 +32,8 @@ from ingest.parts import (
 from ingest.pseudonym import load_forgotten, pseudonym
 from ingest.raw import Unreadable
 
+_PUT_ASIDE = "_state IN ('broken', 'excluded', 'late')"
+
 
 @dataclass
 class Staged:
@@ -73,7 +75,7 @@ class Staging:
         self.unfinished = set(self.ledger.unfinished.get(self.table.name, []))
         self.here = {file for key in self.mapping.keys for file in self.files[key]}
         self.changes = self.changes & (self.here | self.before.files.keys())
-        self.touched = self.unfinished | self._days_that_moved()
+        self.touched = self.unfinished | self._days_that_moved() | self._days_past_retention()
         self.closed = self._closed_days()
         self.unreadable: list[Unreadable] = []
         self.misfits: list[Unreadable] = []
@@ -115,6 +117,18 @@ class Staging:
                 first, last = sorted([was.isoformat(), now.isoformat()])
                 days |= {day for day in self.before.days if first < day <= last}
         return days
+
+    def _days_past_retention(self) -> set[str]:
+        """Days that are known and hold rows whose period has ended."""
+        kept = self.mapping.shop.retention
+        first = kept.first_kept(self.table.name, self.night)
+        first_aside = kept.first_kept("quarantine", self.night)
+        return {
+            day
+            for day, rows in self.before.days.items()
+            if (first and day < first.isoformat())
+            or (first_aside and day < first_aside.isoformat() and _put_aside(rows))
+        }
 
     def _closed_days(self) -> dict[str, str]:
         """Of files that came when some of their days were closed: the first day that was open."""
@@ -162,6 +176,10 @@ class Staging:
             self.closed,
             load_forgotten(self.paths),
         )
+        # past its retention period a row is as if it were not in the raw file
+        for name, which in ((self.table.name, "true"), ("quarantine", _PUT_ASIDE)):
+            if first := self.mapping.shop.retention.first_kept(name, self.night):
+                self.connection.execute(f"DELETE FROM mapped WHERE _day < ? AND {which}", [first])
 
     def _mapped_days(self, files: set[str]) -> set[str]:
         self._register("some_files", pa.table({"name": pa.array(sorted(files), pa.string())}))
@@ -385,12 +403,20 @@ def _day_table(days: Iterable[str]) -> pa.Table:
     return pa.table({"day": pa.array(values, pa.date32())})
 
 
+def _put_aside(rows: DayState) -> int:
+    return rows.broken + rows.excluded + rows.late
+
+
 def _fingerprint(mapping: Mapping, key: bytes) -> str:
     """Of everything but the raw files that a table's landing follows from."""
     parts = [
         mapping.select,
         {key: mapping.shop.raw[key].model_dump() for key in mapping.keys},
         asdict(mapping.table),
+        [
+            getattr(mapping.shop.retention, name, None)
+            for name in (mapping.table.name, "quarantine")
+        ],
         pseudonym(key, "the key itself"),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,17 @@ from importlib.metadata import version
 
 from core.shop import ROOT
 
-ROOMS = ("core", "ingest", "dbt_project", "audit", "feature_repo", "ml", "reports", "orchestration")
+ROOMS = (
+    "core",
+    "ingest",
+    "dbt_project",
+    "audit",
+    "feature_repo",
+    "ml",
+    "reports",
+    "privacy",
+    "orchestration",
+)
 _LIBRARIES = ("duckdb", "dbt-core", "feast", "great-expectations", "torch", "dagster")
 
 

@@ -13,7 +13,17 @@ import duckdb
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROOMS = ("core", "ingest", "dbt_project", "audit", "feature_repo", "ml", "reports", "orchestration")
+ROOMS = (
+    "core",
+    "ingest",
+    "dbt_project",
+    "audit",
+    "feature_repo",
+    "ml",
+    "reports",
+    "privacy",
+    "orchestration",
+)
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,11 @@ def _landing(shop: Shop) -> AssetsDefinition:
     @multi_asset(name=f"{shop.name}__landing", specs=specs, **step(shop))
     def landing(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
         from ingest.landing import land
+        from privacy.retention import expire
 
         night = tonight(context, shop)
+        if gone := expire(shop, night.paths, night.night):
+            context.log.info(f"past their retention period: {', '.join(gone)}")
         landed = land(shop, night.paths, night.night, datetime.now(UTC).date())
         night.record("landing", as_record(landed))
         touched = len(landed.touched_days)
