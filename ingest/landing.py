@@ -7,7 +7,7 @@ same, byte for byte, as if everything were landed at once:
   other (a join, a group, a window: DuckDB's plan tells) is mapped from all files instead;
 - of rows with one key the smallest (timestamp, file, row) wins, also across days. A row that loses
   to another day is kept in `landing/_other_days/<table>.parquet`, from where it comes back when
-  the winner goes;
+  the winner goes. The hashes in `landing/_keys/` say on which days to look for a key;
 - rows after the night are left; the ledger remembers their days and reads their files again then.
   Those more than a day after it (and after `today`) are put aside as broken until then;
 - rows of a new file on days more than `lookback_days` before the last night are too late: they are

@@ -25,7 +25,13 @@ _ARROW = {
     "BIGINT": pa.int64(),
     "DOUBLE": pa.float64(),
     "DECIMAL(18,4)": pa.decimal128(18, 4),
+    "UBIGINT": pa.uint64(),
+    "DATE": pa.date32(),
 }
+KEYS = (
+    Column("hash", "UBIGINT", "64 bits of the MD5 of a landed row's key", True),
+    Column("day", "DATE", "The day it landed on", True),
+)
 _BATCH = 100_000  # rows held in Python at a time, beside those of the day being written
 
 
@@ -42,6 +48,21 @@ def quarantine_part(paths: Paths, table: Table, day: str | None) -> Path:
 def losers_part(paths: Paths, table: Table) -> Path:
     """Rows that keep the contract but lost to a row with the same key on another day."""
     return paths.landing / "_other_days" / f"{table.name}.parquet"
+
+
+def keys_part(paths: Paths, table: Table, month: str) -> Path:
+    """Hashes of the keys that landed in a month (YYYY-MM): where to look for a key that recurs."""
+    return paths.landing / "_keys" / table.name / f"{month}.parquet"
+
+
+def months_on_disk(paths: Paths, table: Table) -> set[str]:
+    """Months that have a file of keys."""
+    return {file.stem for file in (paths.landing / "_keys" / table.name).glob("*.parquet")}
+
+
+def key_hash(table: Table) -> str:
+    """SQL of a row's key as 64 bits; MD5 because it is the same in every version of DuckDB."""
+    return f"md5_number_lower(concat_ws(chr(31), {table.key}))"
 
 
 def days_on_disk(paths: Paths, table: Table) -> set[str]:

@@ -20,9 +20,13 @@ from ingest.contract import PROVENANCE, QUARANTINE, Table
 from ingest.ledger import DayState, Ledger, TableState
 from ingest.mapping import Mapping, fitting_files, looks_across, map_table, select_rows
 from ingest.parts import (
+    KEYS,
     days_on_disk,
+    key_hash,
+    keys_part,
     landing_part,
     losers_part,
+    months_on_disk,
     quarantine_part,
     schema,
     sha256,
@@ -49,6 +53,7 @@ def clear(paths: Paths, table: Table) -> Staged:
     """For a table the shop no longer has: everything goes."""
     days = days_on_disk(paths, table)
     places = [losers_part(paths, table), quarantine_part(paths, table, None)]
+    places += [keys_part(paths, table, month) for month in months_on_disk(paths, table)]
     for day in days:
         places += [landing_part(paths, table, day), quarantine_part(paths, table, day)]
     return Staged(TableState(), {place: None for place in places if place.exists()}, days, days)
@@ -77,6 +82,7 @@ class Staging:
         self.changes = self.changes & (self.here | self.before.files.keys())
         self.touched = self.unfinished | self._days_that_moved() | self._days_past_retention()
         self.closed = self._closed_days()
+        self.whole = False  # is everything mapped, and nothing kept of what was there?
         self.unreadable: list[Unreadable] = []
         self.misfits: list[Unreadable] = []
 
@@ -100,6 +106,7 @@ class Staging:
         rewritten = self.touched | self._settle_duplicates()
         staged = Staged(state, in_doubt=rewritten)
         self._stage_landing(staged, rewritten)
+        self._stage_keys(staged, rewritten)
         self._stage_losers(staged)
         self._stage_quarantine(staged)
         return staged
@@ -142,7 +149,7 @@ class Staging:
         return closed
 
     def _map_everything(self) -> None:
-        self.before, self.changes = TableState(), self.here
+        self.before, self.changes, self.whole = TableState(), self.here, True
         self._map(self.here)
         self.touched |= days_on_disk(self.paths, self.table) | self._mapped_days(self.here)
 
@@ -278,7 +285,21 @@ class Staging:
                 f" SELECT {columns}, CAST({self.table.time} AS DATE) AS day, 'lost'"
                 f" FROM read_parquet('{losers}') WHERE day NOT IN (SELECT day FROM touched)"
             )
-        self._insert("landed", others, f"({key}) IN (SELECT * FROM rival_keys)", columns)
+        days = self._days_with_rivals(others)
+        self._insert("landed", days, f"({key}) IN (SELECT * FROM rival_keys)", columns)
+
+    def _days_with_rivals(self, days: set[str]) -> set[str]:
+        """Those of `days` on which a key of `rival_keys` may have landed, by the keys' hashes."""
+        files = {m: keys_part(self.paths, self.table, m) for m in {day[:7] for day in days}}
+        there = sorted(month for month, file in files.items() if file.exists())
+        if not there:
+            return days
+        found = self.connection.execute(
+            "SELECT DISTINCT day::VARCHAR FROM read_parquet(?)"
+            f" WHERE hash IN (SELECT {key_hash(self.table)} FROM rival_keys)",
+            [[str(files[month]) for month in there]],
+        ).fetchall()
+        return {day for day in days if day[:7] not in there} | (days & {day for (day,) in found})
 
     def _insert(self, state: str, days: set[str], where: str, columns: str) -> None:
         """Add landed rows of `days` to `mapped`."""
@@ -322,6 +343,49 @@ class Staging:
                 staged.days.add(day)
                 if file or place.exists():
                     staged.moves[place] = file
+
+    def _stage_keys(self, staged: Staged, rewritten: set[str]) -> None:
+        """The keys of each month with a day that is written again."""
+        months = {day[:7] for day in rewritten}
+        months |= months_on_disk(self.paths, self.table) if self.whole else set()
+        known = [keys_part(self.paths, self.table, month) for month in sorted(months)]
+        kept = [str(file) for file in known if file.exists()] if not self.whole else []
+        query = (
+            f"SELECT {key_hash(self.table)} AS hash, _day AS day FROM mapped"
+            " WHERE _state IN ('ok', 'landed', 'lost') AND _day IN (SELECT day FROM rewritten)"
+        )
+        if kept:
+            query += (
+                f" UNION ALL SELECT hash, day FROM read_parquet({kept})"
+                " WHERE day NOT IN (SELECT day FROM rewritten)"
+            )
+        lacking = {
+            day
+            for day, state in self.before.days.items()
+            if state.landed and keys_part(self.paths, self.table, day[:7]) not in map(Path, kept)
+        }
+        places = [
+            str(landing_part(self.paths, self.table, day))
+            for day in sorted(lacking - rewritten)
+            if day[:7] in months
+        ]
+        if places:
+            query += (
+                f" UNION ALL SELECT {key_hash(self.table)}, CAST({self.table.time} AS DATE)"
+                f" FROM read_parquet({places}, hive_partitioning = false)"
+            )
+        folder = self.work / "keys" / self.table.name
+        files = write_days(
+            self.connection,
+            f"SELECT hash, day, date_trunc('month', day)::DATE AS _day FROM ({query})"
+            " ORDER BY day, hash",
+            KEYS,
+            lambda first_day: folder / f"{first_day[:7]}.parquet",
+        )
+        by_month = {first_day[:7]: file for first_day, file in files.items()}
+        for month in months:
+            place = keys_part(self.paths, self.table, month)
+            _replace_if_other(staged, place, by_month.get(month))
 
     def _stage_losers(self, staged: Staged) -> None:
         columns = (*self.table.columns, *PROVENANCE)

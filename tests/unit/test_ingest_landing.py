@@ -254,6 +254,31 @@ def test_of_rows_with_one_key_the_earliest_wins_and_the_next_returns_when_it_goe
     assert query(paths, days) == [("e1", "2026-01-02"), ("e2", "2026-01-02")]
 
 
+def test_one_more_day_opens_only_the_days_where_one_of_its_keys_has_landed(
+    tiny: tuple[Shop, Paths],
+) -> None:
+    shop, paths = tiny
+    put(paths, "a.csv", line(1, "2026-01-01"), line(2, "2026-01-02"))
+    land(shop, paths, NIGHT)
+    other = paths.landing / "events" / "day=2026-01-01" / "part.parquet"
+    before = other.read_bytes()
+    other.write_bytes(b"not to be opened")
+    put(paths, "b.csv", line(2, "2026-01-05"), line(3, "2026-01-05"))
+    counts = land(shop, paths, NIGHT).tables["events"]
+    assert (counts.landed, counts.deduplicated) == (3, 1)
+    other.write_bytes(before)
+    # a file of keys that was lost costs time, not correctness
+    keys = paths.landing / "_keys" / "events" / "2026-01.parquet"
+    known = keys.read_bytes()
+    keys.unlink()
+    put(paths, "c.csv", line(1, "2026-01-05"))
+    counts = land(shop, paths, NIGHT).tables["events"]
+    assert (counts.landed, counts.deduplicated) == (3, 2)
+    assert keys.read_bytes() == known
+    days = "SELECT event_id, day::VARCHAR FROM $events ORDER BY event_id"
+    assert query(paths, days)[:2] == [("e1", "2026-01-01"), ("e2", "2026-01-02")]
+
+
 def test_rows_after_the_night_wait_for_their_own_night(tiny: tuple[Shop, Paths]) -> None:
     shop, paths = tiny
     put(
