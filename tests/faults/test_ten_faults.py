@@ -155,8 +155,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     "a feature from the future": (
         _model(
             "features/user_behaviour_v1",
-            "    base.user_id,\n    base.event_timestamp,\n",
-            "    base.user_id,\n    base.event_timestamp + interval 1 hour as event_timestamp,\n",
+            "    known.event_timestamp,\n",
+            "    known.event_timestamp + interval 1 hour as event_timestamp,\n",
         ),
         "features.user_behaviour_v1.not_from_the_future",
         "",
