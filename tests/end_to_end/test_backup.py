@@ -112,7 +112,8 @@ def test_no_value_of_the_published_file_is_a_raw_id_or_what_somebody_typed(
             CREATE TEMP TABLE raw AS
             SELECT customer AS value FROM '{home}/raw/events/*.parquet'
             UNION SELECT visit::VARCHAR FROM '{home}/raw/events/*.parquet'
-            UNION SELECT 'session:' || visit FROM '{home}/raw/events/*.parquet'
+            UNION SELECT 'v' || visit FROM '{home}/raw/events/*.parquet'
+            UNION SELECT 'session:v' || visit FROM '{home}/raw/events/*.parquet'
             UNION SELECT search_words FROM '{home}/raw/events/*.parquet'
             UNION SELECT customer FROM read_json('{home}/raw/reviews/*.jsonl')
             UNION SELECT words FROM read_json('{home}/raw/reviews/*.jsonl')
@@ -274,7 +275,7 @@ def test_after_a_restore_the_next_night_goes_on_as_if_nothing_had_happened(
     ran = other("run", "--night", NEXT)
     assert ran.code == 0, ran.out
     # one more night, not all of them
-    assert "from scratch" not in ran.out and "0 of 438 item texts were new" in ran.out
+    assert "from scratch" not in ran.out and " 0 of " in ran.out  # no text is embedded again
     marts = content_hash(place.home() / "marts.duckdb")
     assert content_hash(other.home() / "marts.duckdb") == marts
 
