@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from datetime import date
@@ -18,7 +19,7 @@ from core.paths import Paths
 from core.profile import ProfileError, check_servers, settings_file, without_password
 from core.shop import ROOT
 from feature_repo import definitions, store
-from tests.conftest import Place
+from tests.conftest import Place, Ran
 from tests.servers import PASSWORD, Servers, free_port
 
 NIGHT = date(2026, 3, 4)
@@ -211,3 +212,33 @@ def test_the_profiles_differ_in_their_servers_only() -> None:
             for each in (file, file.with_suffix(".team.yaml"))
         )
         assert embedded == team
+
+
+@pytest.mark.faults
+def test_a_night_keeps_its_runs_in_postgresql_and_its_features_in_redis(
+    team: dict[str, str],
+    team_servers: Servers,
+    demo_night: tuple[Place, Ran],
+    tmp_path: Path,
+) -> None:
+    """A shop whose nights were embedded so far goes over to the team profile."""
+    embedded, _ = demo_night
+    place = Place(tmp_path / "var")
+    shutil.copytree(embedded.var, place.var, symlinks=True)
+    shutil.rmtree(place.var / "dagster")
+    shutil.rmtree(place.home() / "feast")
+
+    ran = place("run", "--shop", "demo", "--scale", "small", "--force")
+
+    assert ran.code == 0, ran.out
+    with psycopg.connect(team["PERENNIAL_POSTGRES_URL"]) as connection:
+        assert connection.execute("SELECT status FROM runs").fetchall() == [("SUCCESS",)]
+        events = connection.execute("SELECT count(*) FROM event_logs").fetchone()
+        views = connection.execute("SELECT feature_view_name FROM feature_views").fetchall()
+    assert events is not None and events[0] > 100
+    assert {name for (name,) in views} == {view.name for view in definitions.VIEWS}
+    assert team_servers.client().dbsize() > 100
+    assert not list((place.var / "dagster").rglob("*.db")), "Dagster wrote to SQLite all the same"
+    assert not list((place.home() / "feast").iterdir())
+    files = [path for path in place.var.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not [path for path in files if PASSWORD.encode() in path.read_bytes()]
