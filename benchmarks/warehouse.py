@@ -1,7 +1,8 @@
 """What does the data path of a night cost, step by step, and does it grow with history?
 
 The simulated shop at scale `large`: 180 days of events from nothing, then one night more; with
-`--long`, the same with 1,530 days of history before that night, brought in by half years. Every
+`--long`, the same with 1,530 days of history before that night, brought in by half years and with
+four weeks of feature snapshots instead of 26 (a night adds one either way). Every
 step is the function that the nightly job calls, in a process of its own. The floor of a full
 refresh is the SQL that dbt compiles, run as one script in one DuckDB connection. Peers build three
 of the marts, and check the landed events, in the same run on the same files. No model is trained:
@@ -27,17 +28,17 @@ from core.shop import load_shop
 
 HALF_YEAR = timedelta(days=180)
 LONG = timedelta(days=1_530)
-STAGES = ("landing", "marts", "features", "recommendations")
+FEW_SNAPSHOTS = {"feature_weeks": 4}
 
 
-def night_steps(night: date) -> dict[str, Step]:
+def night_steps(night: date, **of_dbt: int) -> dict[str, Step]:
     """The data path of one night, each step and what it took."""
     day = night.isoformat()
     run("deliver", night=day)
     steps: dict[str, Callable[[], Step]] = {
         "landing": lambda: run("land", night=day),
         "audit of landing": lambda: run("audit", night=day, stage="landing"),
-        "warehouse (dbt)": lambda: run("warehouse", night=day),
+        "warehouse (dbt)": lambda: run("warehouse", night=day, **of_dbt),
         "audit of marts": lambda: run("audit", night=day, stage="marts"),
         "feature export": lambda: run("export", night=day),
         "text embedding": lambda: run("embed", night=day),
@@ -120,7 +121,7 @@ def peers() -> str:
     return "\n\n".join(parts)
 
 
-def history(folder: Path, until: date, scale: str) -> tuple[Step, dict[str, Step]]:
+def history(folder: Path, until: date, scale: str, **of_dbt: int) -> tuple[Step, dict[str, Step]]:
     """A shop with everything up to `until`, brought in by half years: the last piece's steps."""
     os.environ["PERENNIAL_VAR"] = str(folder)
     start = load_shop(SHOP).start
@@ -129,15 +130,13 @@ def history(folder: Path, until: date, scale: str) -> tuple[Step, dict[str, Step
     ends = [until]
     while ends[0] - HALF_YEAR > start:
         ends.insert(0, ends[0] - HALF_YEAR)
-    steps: dict[str, Step] = {}
     for night in ends[:-1]:
         print(f"history up to {night}", file=sys.stderr, flush=True)
         run("deliver", night=night.isoformat())
-        for name in ("land", "warehouse"):
-            _told(name, run(name, night=night.isoformat()))
+        _told("landing", run("land", night=night.isoformat()))
+        _told("warehouse", run("warehouse", night=night.isoformat(), **of_dbt))
     print(f"night {until}", file=sys.stderr, flush=True)
-    steps = night_steps(until)
-    return simulated, steps
+    return simulated, night_steps(until, **of_dbt)
 
 
 def main() -> None:
@@ -164,9 +163,9 @@ def main() -> None:
         shutil.rmtree(folder / "short" / SHOP / "peers", ignore_errors=True)
         until = start + LONG
         until -= timedelta(days=(until.isoweekday() - 1) % 7)
-        _, before = history(folder / "long", until, asked.scale)
+        _, before = history(folder / "long", until, asked.scale, **FEW_SNAPSHOTS)
         print("one night more", file=sys.stderr, flush=True)
-        steps = night_steps(until + timedelta(days=1))
+        steps = night_steps(until + timedelta(days=1), **FEW_SNAPSHOTS)
         runs[f"{before['warehouse (dbt)'].rows / 1e6:.1f} M events"] = steps
         new += f" and {steps['landing'].rows:,}"
     ratio = first["warehouse (dbt)"].seconds / script.seconds

@@ -111,7 +111,9 @@ def audit(shop: Shop, paths: Paths, night: date, stage: str) -> dict[str, Any]:
     return {"rows": len(checks), "importing": imported}
 
 
-def warehouse(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
+def warehouse(
+    shop: Shop, paths: Paths, night: date, feature_weeks: int | None = None
+) -> dict[str, Any]:
     """dbt as the nightly step runs it: the marts, the feature tables and their tests."""
     from orchestration.lib import dbt
     from orchestration.lib.night import Night
@@ -119,8 +121,9 @@ def warehouse(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     tonight = Night(shop, paths, night)
     landed = dbt.landing_digests(paths)
     first = dbt.reprocess_from(tonight, landed)
+    fresh = ["--full-refresh"] if first is None else []
     with dbt.building(night, first or shop.start):
-        _dbt(shop, paths, "build", *(["--full-refresh"] if first is None else []))
+        _dbt(shop, paths, "build", *fresh, feature_weeks=feature_weeks)
     dbt.remember_build(tonight, landed)
     return {"rows": _rows(paths.warehouse, "marts.fct_events"), "first": str(first)}
 
@@ -148,15 +151,21 @@ def script(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     return {"rows": rows, "seconds": seconds}
 
 
-def _dbt(shop: Shop, paths: Paths, command: str, *options: str) -> None:
+def _dbt(
+    shop: Shop, paths: Paths, command: str, *options: str, feature_weeks: int | None = None
+) -> None:
     from orchestration.lib import dbt
+
+    variables = json.loads(dbt.variables(shop))
+    if feature_weeks:
+        variables["feature_weeks"] = feature_weeks
 
     os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
     folder = ["--project-dir", str(dbt.PROJECT), "--profiles-dir", str(dbt.PROJECT)]
     excluded = ["--exclude-resource-type", "unit_test"] if command == "build" else []
     done = subprocess.run(
         [str(dbt.EXECUTABLE), command, *folder, "--target-path", str(paths.home / "dbt"),
-         *excluded, *options, "--vars", dbt.variables(shop)],
+         *excluded, *options, "--vars", json.dumps(variables)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
