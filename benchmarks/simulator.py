@@ -97,6 +97,8 @@ def main() -> None:
     """Measure and show, or fit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=list(SCALES), default="large")
+    parser.add_argument("--users", type=int, help="after 180 days, about, instead of a scale")
+    parser.add_argument("--items", type=int, default=2_000, help="with --users")
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--events", type=int, default=10**12, help="stop once there are as many")
     parser.add_argument("--fit", type=int, metavar="TRIES", help="look for better habits")
@@ -114,11 +116,12 @@ def main() -> None:
         return
     header = ["days", "events so far", "events on the last day", "events/s", "events/s of CPU time",
               "peak memory, GB"]  # fmt: skip
-    rows = generate(SCALES[asked.scale], asked.days, asked.events)
+    scale = Scale(asked.users, asked.items) if asked.users else SCALES[asked.scale]
+    rows = generate(scale, asked.days, asked.events)
     said = (
-        f"The simulated shop at scale `{asked.scale}`, made and spoilt day by day in one process "
-        "and thrown away. Events/s is by the clock and falls when other programs take the cores; "
-        "by CPU time it does not."
+        f"The simulated shop with about {scale.users:,} shoppers after 180 days, made and spoilt "
+        "day by day in one process and thrown away. Events/s is by the clock and falls when other "
+        "programs take the cores; by CPU time it does not."
     )
     about = "How near it comes to Online Retail II; `shops/demo/fit.py` says what is compared."
     parts = [said, table(header, rows), about, closeness()]
