@@ -232,10 +232,11 @@ def _move_into_place(paths: Paths, ledger: Ledger, staged: dict[str, Staged]) ->
 def _counts(state: TableState) -> Counts:
     days = state.days.values()
     landed = sum(day.landed for day in days)
-    broken = sum(day.broken for day in days) + sum(broken for broken, _ in state.undated.values())
-    excluded = sum(day.excluded for day in days) + sum(n for _, n in state.undated.values())
+    undated = state.undated.values()
+    broken = sum(day.broken for day in days) + sum(broken for broken, *_ in undated)
+    excluded = sum(day.excluded for day in days) + sum(excluded for _, excluded, _ in undated)
     candidates, later = sum(day.candidates for day in days), sum(day.later for day in days)
-    late = sum(day.late for day in days)
+    late = sum(late for *_, late in undated)
     return Counts(
         mapped=candidates + broken + excluded + later + late,
         landed=landed,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
-_VERSION = 3  # raised when the layout of landing or ledger changes; an older one is not read
+_VERSION = 4  # raised when the layout of landing or ledger changes; an older one is not read
 
 
 @dataclass
@@ -33,7 +33,6 @@ class DayState:
     broken: int = 0
     excluded: int = 0
     later: int = 0
-    late: int = 0
     sha256: str | None = None
 
 
@@ -44,7 +43,7 @@ class TableState:
     fingerprint: str = ""
     days: dict[str, DayState] = field(default_factory=dict)
     files: dict[str, list[str]] = field(default_factory=dict)  # file -> days it has rows on
-    undated: dict[str, list[int]] = field(default_factory=dict)  # file -> [broken, excluded]
+    undated: dict[str, list[int]] = field(default_factory=dict)  # file -> broken, excluded, late
     closed: dict[str, str] = field(default_factory=dict)  # file with late rows -> first open day
 
 

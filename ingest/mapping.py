@@ -2,7 +2,10 @@
 
 `map_table` leaves a temporary table `mapped` with the contract's columns, `_file`, `_row` and
 
-- `_day`    the UTC day of the table's time column; NULL when that is missing or unreadable
+- `_day`    the UTC day of the table's time column; NULL when that is missing or unreadable, or
+            when the row cannot land because of it (a clock that says 1970 does so in every file,
+            and would make all of them neighbours)
+- `_ahead`  the day of a row in the future, to be read again when that is no longer so
 - `_state`  'ok', 'broken' (breaks the contract, or is in the future), 'excluded' (the SELECT's own
             `_exclude` says why), 'later' (after the night, whatever else is true of it: left for
             its own night) or 'late' (its day was closed when its file came)
@@ -342,13 +345,17 @@ def map_table(
         ),
         typed AS (SELECT *, {", ".join(typed)} FROM given),
         judged AS (
-            SELECT typed.*, {_fault(table, given)} AS _fault, CAST({table.time} AS DATE) AS _day,
-                _day > {future} AS _future, _day < closed.open_from AS _late
+            SELECT typed.*, {_fault(table, given)} AS _fault, CAST({table.time} AS DATE) AS _date,
+                _date > {future} AS _future, _date < closed.open_from AS _late,
+                coalesce(_future, false) OR coalesce(_late, false)
+                    OR coalesce(starts_with(_fault, 'before_'), false) AS _out_of_time
             FROM typed LEFT JOIN closed ON closed.file = _file
         )
-        SELECT {", ".join(column.name for column in table.columns)}, _file, _row, _day,
+        SELECT {", ".join(column.name for column in table.columns)}, _file, _row,
+            CASE WHEN NOT _out_of_time THEN _date END AS _day,
+            CASE WHEN _future THEN _date END AS _ahead,
             CASE WHEN _future AND NOT _erased THEN 'broken'
-                WHEN _day > DATE '{night}' THEN 'later'
+                WHEN _date > DATE '{night}' THEN 'later'
                 WHEN _erased OR _excluded IS NOT NULL THEN 'excluded'
                 WHEN _fault IS NOT NULL THEN 'broken'
                 WHEN _late THEN 'late'

@@ -82,6 +82,7 @@ class Staging:
         self.changes = self.changes & (self.here | self.before.files.keys())
         self.touched = self.unfinished | self._days_that_moved() | self._days_past_retention()
         self.closed = self._closed_days()
+        self.changes |= self._files_ahead()
         self.whole = False  # is everything mapped, and nothing kept of what was there?
         self.unreadable: list[Unreadable] = []
         self.misfits: list[Unreadable] = []
@@ -136,6 +137,16 @@ class Staging:
             if (first and day < first.isoformat())
             or (first_aside and day < first_aside.isoformat() and _put_aside(rows))
         }
+
+    def _files_ahead(self) -> set[str]:
+        """Files with rows on days that come to be, or no longer are, in the future."""
+        first, last = sorted([self.ledger.horizon or self.horizon, self.horizon])
+        moved = {
+            file
+            for file, days in self.before.files.items()
+            if any(first.isoformat() < day <= last.isoformat() for day in days)
+        }
+        return moved & self.here
 
     def _closed_days(self) -> dict[str, str]:
         """Of files that came when some of their days were closed: the first day that was open."""
@@ -221,18 +232,18 @@ class Staging:
         files |= {file: [] for file in self.here - files.keys()}
         undated = {f: n for f, n in self.before.undated.items() if f not in self.changes}
         for file, on in self.connection.execute(
-            "SELECT _file, list(DISTINCT _day ORDER BY _day) FILTER (_day IS NOT NULL)"
-            " FROM mapped GROUP BY _file"
+            "SELECT _file, list(DISTINCT coalesce(_day, _ahead) ORDER BY coalesce(_day, _ahead))"
+            " FILTER (coalesce(_day, _ahead) IS NOT NULL) FROM mapped GROUP BY _file"
         ).fetchall():
             if file in self.changes:
                 files[file] = [day.isoformat() for day in on or []]
-        for file, broken, excluded in self.connection.execute(
-            "SELECT _file, count_if(_state = 'broken'), count_if(_state = 'excluded')"
-            " FROM mapped WHERE _day IS NULL GROUP BY _file"
+        for file, *numbers in self.connection.execute(
+            "SELECT _file, count_if(_state = 'broken'), count_if(_state = 'excluded'),"
+            " count_if(_state = 'late') FROM mapped WHERE _day IS NULL GROUP BY _file"
         ).fetchall():
-            undated[file] = [broken, excluded]
+            undated[file] = numbers
         for bad in self.unreadable:
-            undated.setdefault(bad.file, [0, 0])[0] += bad.kind == "broken"
+            undated.setdefault(bad.file, [0, 0, 0])[0] += bad.kind == "broken"
         late = self.connection.execute("SELECT DISTINCT _file FROM mapped WHERE _state = 'late'")
         closed = {file: self.closed[file] for (file,) in late.fetchall()}
         closed |= {f: d for f, d in self.before.closed.items() if f not in self.changes}

@@ -18,6 +18,7 @@ from core import shop as core_shop
 from core.paths import Paths
 from core.shop import Shop, ShopError
 from ingest import landing as landing_module
+from ingest import staging as staging_module
 from ingest.landing import changed_files, land
 
 FIRST = date(2026, 1, 1)
@@ -277,6 +278,27 @@ def test_one_more_day_opens_only_the_days_where_one_of_its_keys_has_landed(
     assert keys.read_bytes() == known
     days = "SELECT event_id, day::VARCHAR FROM $events ORDER BY event_id"
     assert query(paths, days)[:2] == [("e1", "2026-01-01"), ("e2", "2026-01-02")]
+
+
+def test_clocks_that_say_1970_make_no_file_the_neighbour_of_another(
+    tiny: tuple[Shop, Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop, paths = tiny
+    for day in (1, 2, 3):
+        put(paths, f"{day}.csv", line(day, f"2026-01-0{day}"), line(10 + day, "1970-01-01"))
+    land(shop, paths, NIGHT)
+    read, chosen = staging_module.select_rows, []
+
+    def watched(*given: object) -> object:
+        chosen.append(given[-1])
+        return read(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(staging_module, "select_rows", watched)
+    put(paths, "4.csv", line(4, "2026-01-04"), line(14, "1970-01-01"))
+    counts = land(shop, paths, NIGHT).tables["events"]
+    assert (counts.landed, counts.quarantined) == (4, 4)
+    assert query(paths, "SELECT count(*) FROM $quarantine WHERE reason = 'before_2000'") == [(4,)]
+    assert chosen == [{"log/4.csv"}]
 
 
 def test_rows_after_the_night_wait_for_their_own_night(tiny: tuple[Shop, Paths]) -> None:
