@@ -1,12 +1,12 @@
 """What does the data path of a night cost, step by step, and does it grow with history?
 
 The simulated shop at scale `large`: 180 days of events from nothing, then one night more; with
-`--long`, the same with 1,530 days of history before that night, brought in by half years and with
-four weeks of feature snapshots instead of 26 (a night adds one either way). Every
-step is the function that the nightly job calls, in a process of its own. The floor of a full
-refresh is the SQL that dbt compiles, run as one script in one DuckDB connection. Peers build three
-of the marts, and check the landed events, in the same run on the same files. No model is trained:
-the lists are those of popularity.
+`--long 1800` also a smaller shop with 1,800 days of history, which by then has as many events a
+day: they are brought in by half years and with four weeks of feature snapshots instead of 26 (a
+night adds one either way). Every step is the function that the nightly job calls, in a process of
+its own. The floor of a full refresh is the SQL that dbt compiles, run as one script in one DuckDB
+connection. Peers build three marts and check the landed events, in the same run on the same files.
+No model is trained: the lists are those of popularity.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lib.page import publish, quiet, table
 from benchmarks.lib.steps import SHOP, Step, run
 from core.shop import load_shop
+from ingest.landing import last_night
 
 HALF_YEAR = timedelta(days=180)
-LONG = timedelta(days=1_530)
 FEW_SNAPSHOTS = {"feature_weeks": 4}
 
 
@@ -128,7 +128,8 @@ def history(folder: Path, until: date, scale: str, **of_dbt: int) -> tuple[Step,
     after = until + timedelta(days=1)
     simulated = _told("simulation", run("simulate", night=after.isoformat(), scale=scale))
     ends = [until]
-    while ends[0] - HALF_YEAR > start:
+    landed = last_night(Paths(SHOP))  # of a run that was broken off in the same folder
+    while ends[0] - HALF_YEAR > (landed or start):
         ends.insert(0, ends[0] - HALF_YEAR)
     for night in ends[:-1]:
         print(f"history up to {night}", file=sys.stderr, flush=True)
@@ -143,7 +144,7 @@ def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", choices=["small", "default", "large"], default="large")
-    parser.add_argument("--long", action="store_true", help="1,530 days of history as well")
+    parser.add_argument("--long", type=int, metavar="DAYS", help="a longer history as well")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     parser.add_argument("--write", action="store_true", help="keep the page in results/")
     asked = parser.parse_args()
@@ -161,9 +162,9 @@ def main() -> None:
     new = f"{next(iter(runs.values()))['landing'].rows:,}"
     if asked.long:
         shutil.rmtree(folder / "short" / SHOP / "peers", ignore_errors=True)
-        until = start + LONG
+        until = start + timedelta(days=asked.long)
         until -= timedelta(days=(until.isoweekday() - 1) % 7)
-        _, before = history(folder / "long", until, asked.scale, **FEW_SNAPSHOTS)
+        _, before = history(folder / "long", until, "long", **FEW_SNAPSHOTS)
         print("one night more", file=sys.stderr, flush=True)
         steps = night_steps(until + timedelta(days=1), **FEW_SNAPSHOTS)
         runs[f"{before['warehouse (dbt)'].rows / 1e6:.1f} M events"] = steps

@@ -64,8 +64,11 @@ def run(name: str, **arguments: Any) -> Step:
 
 def simulate(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any]:
     """Raw files up to the night, in a folder from which `deliver` takes them."""
+    from shops.demo.simulate import SCALES, Scale
     from shops.demo.source import fetch
 
+    # after 1,800 days as many events a day as `large` has after 180
+    SCALES["long"] = Scale(30_000, 1_850)
     store = paths.home / "simulated"
     fetch(store, night, scale)
     return {"rows": _parquet_rows(store / "events")}
