@@ -34,7 +34,7 @@ test: $(READY) ## lint, types and all tests
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-faults: $(READY) ## the long tests: kills, full disks, whole nights again and again
-	@$(BIN)/python -m pytest -m faults
+	@$(BIN)/python -m pytest -m faults --numprocesses 2
 
 lint: $(READY) ## mend what the linter can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
