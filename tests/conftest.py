@@ -14,6 +14,10 @@ import pytest
 
 from tests.servers import Servers, running, why_not
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # two trainings at once on two threads each would mostly wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
 
