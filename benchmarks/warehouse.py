@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lib.page import publish, quiet, table
 from benchmarks.lib.steps import SHOP, Step, run
+from core.paths import Paths
 from core.shop import load_shop
 from ingest.landing import last_night
 
