@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults lint types ui bench check-shop backfill backup restore forget rollback lock clean
+.PHONY: help setup run test test-faults lint types ui bench check-shop backfill backup restore forget rotate-key rollback lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -62,6 +62,9 @@ restore: $(READY) ## back to a kept night, or to a backup: SHOP=name NIGHT=YYYY-
 forget: $(READY) ## erase a person everywhere and prove it: SHOP=name USER=<the shop's own id>
 	@$(if $(filter command,$(origin USER)),,$(error name the person: make forget SHOP=name USER=id))\
 	  $(BIN)/python -m privacy forget --shop $(SHOP) --user "$(USER)"
+
+rotate-key: $(READY) ## another pseudonym for every shopper: SHOP=name, then make run
+	@$(BIN)/python -m privacy rotate-key --shop $(SHOP)
 
 rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
 	@$(BIN)/python -m ml.registry rollback --models $${PERENNIAL_VAR:-var}/$(SHOP)/models $(MODEL)

@@ -17,6 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from core.paths import Paths
+from core.shop import ShopError
+from ingest import ledger
 
 VARIABLE = "PERENNIAL_PSEUDONYM_KEY"
 ERASED = "erased on request"
@@ -27,18 +29,35 @@ _HEX_DIGITS = 32  # 128 bits: no collision among any number of shoppers
 def load_key(paths: Paths) -> bytes:
     """The key: from `PERENNIAL_PSEUDONYM_KEY`, else generated once under `paths.secrets`.
 
-    Raises ValueError when the key is there but shorter than 16 bytes.
+    Raises ValueError when the key is there but shorter than 16 bytes, and ShopError when it is not
+    there any more though raw files have landed under it.
     """
     text = os.environ.get(VARIABLE)
     origin = VARIABLE
     if text is None:
-        file = paths.secrets / "pseudonym.key"
+        file = key_file(paths)
         if not file.exists():
-            _generate(file)
+            _check_that_none_is_missing(paths)
+            generate_key(file)
         text, origin = file.read_text().strip(), str(file)
     if len(text) < 16:
         raise ValueError(f"the pseudonym key in {origin} is shorter than 16 characters")
     return text.encode()
+
+
+def key_file(paths: Paths) -> Path:
+    """Where the generated key of a shop lies."""
+    return paths.secrets / "pseudonym.key"
+
+
+def _check_that_none_is_missing(paths: Paths) -> None:
+    if landed := ledger.load(paths.landing / "_ledger.json").files:
+        raise ShopError(
+            f"{key_file(paths)} is missing, and {len(landed)} raw files have landed under that key:"
+            f" bring the file back, or set {VARIABLE} if the key was there. With a new one every "
+            f"shopper gets another pseudonym; if the old one is lost: make rotate-key "
+            f"SHOP={paths.shop}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,7 @@ def forget_at_the_door(paths: Paths, identity: str) -> None:
     if not key.exists():
         if file.exists():
             raise ValueError(f"{key} is lost, without which {file} says nothing: restore it")
-        _generate(key)
+        generate_key(key)
     known = load_forgotten(paths)
     mark = Forgotten(key.read_bytes().strip()).mark(identity)
     if mark in known.marks:
@@ -91,7 +110,8 @@ def forget_at_the_door(paths: Paths, identity: str) -> None:
     new.replace(file)
 
 
-def _generate(file: Path) -> None:
+def generate_key(file: Path) -> None:
+    """Put a new random key into `file` at once, in place of one that is there."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.parent.chmod(0o700)
     new = file.with_suffix(".new")

@@ -9,6 +9,7 @@ from core.paths import Paths
 from core.shop import ShopError, load_shop
 from privacy import PrivacyError
 from privacy.forget import Forgotten, forget, table
+from privacy.rotation import rotate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,16 +19,21 @@ def main(arguments: list[str] | None = None) -> int:
     erasing = commands.add_parser("forget", help="erase a person")
     erasing.add_argument("--shop", default="demo")
     erasing.add_argument("--user", required=True, help="the shop's own id of the person")
+    rotating = commands.add_parser("rotate-key", help="another pseudonym for everybody")
+    rotating.add_argument("--shop", default="demo")
     asked = parser.parse_args(arguments)
     try:
         shop = load_shop(asked.shop)
         paths = Paths(shop.name)
-        if not asked.user.strip():
+        if asked.command == "forget" and not asked.user.strip():
             raise ShopError("USER is empty: name the shop's own id of the person")
         if not paths.home.exists():
             raise ShopError(f"{paths.home} does not exist: no night of {shop.title} has run here")
         _hold(paths)
-        _tell(forget(shop, paths, asked.user))
+        if asked.command == "forget":
+            _tell(forget(shop, paths, asked.user))
+        else:
+            _tell_rotated(shop.name, rotate(shop, paths))
     except ShopError as error:
         print(error, file=sys.stderr)
         return 2
@@ -60,6 +66,17 @@ def _tell(result: Forgotten) -> None:
     print(
         "The person is dropped at the door from now on. The totals of the published marts follow "
         "with the next night: make run"
+    )
+
+
+def _tell_rotated(shop: str, gone: dict[str, list[str]]) -> None:
+    print("A new pseudonym key is in place and the old one is gone.")
+    if gone:
+        print("Deleted, for it bore the old pseudonyms or is built from them:")
+        print("\n".join(f"  {' '.join([place, *names])}" for place, names in gone.items()))
+    print(
+        "The published marts bear the old pseudonyms until the next night replaces them; until "
+        f"then nobody can be erased. Run the night now: make run SHOP={shop}"
     )
 
 

@@ -28,6 +28,7 @@ from privacy import PrivacyError, online
 from privacy.formats import DRAFT, erase, find, is_encrypted
 from privacy.person import Person
 from privacy.raw import erase_raw, is_ours, raw_rows
+from privacy.rotation import awaits_a_night
 
 _SECRETS = ("secrets",)
 
@@ -50,8 +51,14 @@ def forget(
 ) -> Forgotten:
     """Erase a person. The caller holds the shop's lock.
 
-    Raises PrivacyError when a file still holds the person at the end.
+    Raises PrivacyError when a file still holds the person at the end, or when that cannot be told.
     """
+    if awaits_a_night(paths):
+        raise PrivacyError(
+            f"the pseudonym key was rotated and {paths.marts} is still the file from before, in "
+            f"which nobody can be found any more: run the night (make run SHOP={shop.name}), then "
+            "this again"
+        )
     for left in var_folder().rglob(f"*{DRAFT}"):
         left.unlink()
     person = Person(identity, pseudonym(load_key(paths), identity))

@@ -142,5 +142,6 @@ def _say_what_is_missing(shop: Shop, paths: Paths, aside: Path) -> None:
     if not (paths.secrets / "pseudonym.key").exists():
         print(
             f"The pseudonym key is not here: put it into {paths.secrets}/pseudonym.key (mode 600) "
-            f"or {PSEUDONYM_KEY} before the next night, or every shopper gets another pseudonym."
+            f"or {PSEUDONYM_KEY} before the next night. If it is lost, "
+            f"make rotate-key SHOP={shop.name} gives every shopper another pseudonym."
         )
