@@ -479,7 +479,7 @@ def _day_table(days: Iterable[str]) -> pa.Table:
 
 
 def _put_aside(rows: DayState) -> int:
-    return rows.broken + rows.excluded + rows.late
+    return rows.broken + rows.excluded
 
 
 def _fingerprint(mapping: Mapping, key: bytes) -> str:
