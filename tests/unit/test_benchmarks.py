@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from benchmarks.features import FEATURES, History, joins, verdict
 from benchmarks.lib.night import Took
 from benchmarks.night import compare
-from benchmarks.point_in_time import FEATURES, History, joins, verdict
 
 ANSWER = pa.table({"row": [0, 1, 2], **{name: [0.5, None, 1.5] for name in FEATURES}})
 
