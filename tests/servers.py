@@ -73,8 +73,9 @@ def running() -> Iterator[Servers]:
         _wait(lambda: psycopg.connect(servers.url("postgres")).close())
         yield servers
     finally:
-        for process in servers.processes.values():
-            process.send_signal(signal.SIGQUIT)  # PostgreSQL: stop at once
+        for name, process in servers.processes.items():
+            # PostgreSQL stops at once on SIGQUIT and lets go of its shared memory
+            process.send_signal(signal.SIGQUIT if name == "postgres" else signal.SIGKILL)
             process.wait(timeout=30)
         shutil.rmtree(folder)
 
