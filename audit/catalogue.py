@@ -300,7 +300,7 @@ _OPEN = """
 # Of the tables without a mart of one row per row, what landed is what the marts are made from.
 _IN_MARTS = """
     WITH arrived AS (
-      SELECT 'events' AS table_name, count(*) AS in_marts FROM fct_events UNION ALL
+      SELECT 'events' AS table_name, {events} AS in_marts UNION ALL
       SELECT 'items', count(*) FROM landing_items UNION ALL
       SELECT 'reviews', count(*) FROM landing_reviews UNION ALL
       SELECT 'messages', count(*) FROM landing_messages
@@ -334,14 +334,18 @@ _MARTS = [
         "fct_events",
         "rows read = rows in the marts + duplicates + quarantined + excluded + later",
         Rows(
-            _IN_MARTS
+            _IN_MARTS.replace(
+                "{events}",
+                "(SELECT count(*) FROM {batch})"
+                " + (SELECT count(*) FROM fct_events WHERE event_date < getvariable('since'))",
+            )
             + """
             SELECT table_name, mapped AS rows_read, in_marts, landed, deduplicated, quarantined,
                    excluded, later
             FROM accounts
             WHERE mapped <> in_marts + deduplicated + quarantined + excluded + later
             """,
-            _IN_MARTS
+            _IN_MARTS.replace("{events}", "(SELECT count(*) FROM fct_events)")
             + """
             SELECT coalesce(string_agg(
               format('{}: {:,} read = {:,} in the marts + {:,} duplicates + {:,} quarantined '
