@@ -17,7 +17,7 @@ import psutil
 from core.shop import ROOT
 
 _STEP = re.compile(r"^ *\d+s  (\S+) done in ([\d.]+) s$", re.MULTILINE)
-_BETWEEN_LOOKS = 0.2  # seconds
+_BETWEEN_LOOKS = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,25 @@ def run_night(shop: str, night: date | None, *options: str) -> Took:
     """Run one night below `PERENNIAL_VAR`; exits with the night's own words when it fails."""
     command = [sys.executable, "-m", "orchestration", "run", "--shop", shop, *options]
     command += ["--night", night.isoformat()] if night else []
+    seconds, peak, said = watch(command)
+    return Took(seconds, peak, {step: float(took) for step, took in _STEP.findall(said)})
+
+
+def watch(command: list[str]) -> tuple[float, int, str]:
+    """Run a command: seconds, most bytes resident, its words; exits with those if it fails."""
     with tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
         process = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         peak = 0
         while process.poll() is None:
-            peak = max(peak, resident(process))
+            peak = max(peak, _resident(process))
             time.sleep(_BETWEEN_LOOKS)
         seconds = time.perf_counter() - began
         output.seek(0)
         said = output.read()
     if process.returncode:
         raise SystemExit(said)
-    return Took(seconds, peak, {step: float(took) for step, took in _STEP.findall(said)})
+    return seconds, peak, said
 
 
 def real_data(shop: str, data: Path | None) -> Path | None:
@@ -57,8 +63,7 @@ def real_data(shop: str, data: Path | None) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def resident(process: psutil.Process) -> int:
-    """Bytes resident in the process and its children; shared pages count twice."""
+def _resident(process: psutil.Process) -> int:
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         for each in (process, *process.children(recursive=True)):

@@ -12,7 +12,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,16 +19,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.lib import peers
-from benchmarks.lib.night import resident
+from benchmarks.lib.night import watch
 from core.duck import connect
 from core.paths import Paths
-from core.shop import ROOT, Shop, load_shop
+from core.shop import Shop, load_shop
 
 SHOP = "demo"
-_BETWEEN_LOOKS = 0.1  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,19 +42,9 @@ class Step:
 def run(name: str, **arguments: Any) -> Step:
     """Run a step in a process of its own; exits with the step's own words when it fails."""
     command = [sys.executable, "-m", "benchmarks.lib.steps", name, json.dumps(arguments)]
-    with tempfile.TemporaryFile("w+") as output:
-        began = time.perf_counter()
-        process = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-        peak = 0
-        while process.poll() is None:
-            peak = max(peak, resident(process))
-            time.sleep(_BETWEEN_LOOKS)
-        wall = time.perf_counter() - began
-        output.seek(0)
-        lines = output.read().splitlines()
-    if process.returncode:
-        raise SystemExit("\n".join(lines))
-    said = json.loads(next(line for line in reversed(lines) if line.startswith('{"seconds"')))
+    wall, peak, printed = watch(command)
+    lines = reversed(printed.splitlines())
+    said = json.loads(next(line for line in lines if line.startswith('{"seconds"')))
     return Step(said.pop("seconds"), wall, said.pop("rows"), peak, said)
 
 
