@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
+_SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ROOMS = (*_SETTINGS["tool"]["mypy"]["packages"], "dbt_project")
+"""The folders without which a night does not run."""
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-ROOMS = (
-    "core",
-    "ingest",
-    "dbt_project",
-    "audit",
-    "feature_repo",
-    "ml",
-    "reports",
-    "privacy",
-    "orchestration",
-)
+from tests.conftest import ROOMS, ROOT
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,11 @@ from pathlib import Path
 
 import duckdb
 
-from tests.conftest import ROOT, Ran
+from tests.conftest import ROOMS, ROOT, Ran
 
 YESTERDAY, TONIGHT, NEXT = date(2026, 3, 29), date(2026, 3, 30), date(2026, 3, 31)
 WITHOUT_EVENTS = date(2026, 4, 1)
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PERENNIAL_THREADS": "1"}  # there is nothing to share out
-ROOMS = ("core", "ingest", "dbt_project", "audit", "feature_repo", "ml", "reports", "orchestration")
 SETTINGS = """
 name: {name}
 title: The tiny shop
