@@ -23,11 +23,14 @@ def end_dead_runs(instance: DagsterInstance, shop: str) -> list[str]:
         return []
     # when the lock is this process's, a run that has just begun is refused at its first step anyway
     wait = 0 if holds(paths) else _BEFORE_THE_FIRST_STEP
-    started = RunsFilter(job_name=f"{shop}_night", statuses=[DagsterRunStatus.STARTED])
+    # a run of the daemon's is in the queue or starting before it has started: not looked at here
+    statuses = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTED]
+    records = instance.get_run_records(RunsFilter(job_name=f"{shop}_night", statuses=statuses))
+    now = time.time()
     dead = [
         record.dagster_run
-        for record in instance.get_run_records(started)
-        if time.time() - (record.start_time or time.time()) >= wait
+        for record in records
+        if now - (record.start_time or record.create_timestamp.timestamp()) >= wait
     ]
     for run in dead:
         instance.report_run_failed(run, "the process of this run is gone: it was killed")
