@@ -148,7 +148,8 @@ _PHONE_WORDS = (
 )
 _CALLED_A_PHONE = re.compile(rf"(?:{_PHONE_WORDS})\D{{0,16}}$", re.IGNORECASE)
 _MAYBE_A_PHONE = re.compile(  # the library takes long, so only where one could be
-    rf"[+(]\s*\d|(?<![\w.,])0[\d (/-]|\d[ ()./-]+\d+[ ()./-]+\d|(?:{_PHONE_WORDS})\D{{0,16}}\d",
+    rf"[+(]\s*\d|(?<![.,])(?<!{_LETTER})0[\d (/-]|\d[ ()./-]+\d+[ ()./-]+\d"
+    rf"|(?:{_PHONE_WORDS})\D{{0,16}}\d",
     re.IGNORECASE,
 )
 _Spans = Iterator[tuple[int, int]]

@@ -35,6 +35,7 @@ PERSONAL = [  # (country of the shop, text, what it is masked as)
     ("DE", "from abroad: 0044 20 7946 0958", "from abroad: [phone]"),
     ("CN", "我的手机是13800138000，谢谢", "我的手机是[phone]，谢谢"),
     ("DE", "I mean 13812345678", "I mean [phone]"),  # the end of a word says nothing: -ean
+    ("DE", "请用030 271134，谢谢", "请用[phone]，谢谢"),
     ("CN", "电话１３８００１３８０００", "电话[phone]"),
     ("DE", "+86 138 0013 8000", "[phone]"),
     ("DE", "my card 4111 1111 1111 1111 was charged", "my card [card] was charged"),
