@@ -1,7 +1,8 @@
-"""May the challenger take over? Only if it beats the champion and every plain baseline.
+"""May the challenger take over? Only if it is ahead of the champion and every plain baseline.
 
 The primary metric is NDCG@10 on the held-out days; every difference is one over the same users,
-with its 95 % interval, so that a reader sees how sure the decision is.
+with its 95 % interval, so that a reader sees how sure the decision is: a lead whose interval holds
+zero may be chance, and the words say so.
 """
 
 from __future__ import annotations
@@ -45,11 +46,16 @@ def decide(challenger: np.ndarray, rivals: dict[str, np.ndarray]) -> Decision:
             raise ValueError(f"{name} was judged on other users than the challenger")
         diff = mean_with_interval(challenger - values)
         differences[name] = diff
-        better = diff.value > 0
-        promote &= better
+        promote &= diff.value > 0
         reasons.append(
-            f"{'beats' if better else 'does not beat'} {name} on {PRIMARY} "
-            f"({challenger.mean():.4f} against {values.mean():.4f}, difference {diff.value:+.4f}, "
-            f"95 % interval {diff.low:+.4f} to {diff.high:+.4f})"
+            f"{_standing(diff, name)} on {PRIMARY} "
+            f"({challenger.mean():#.3g} against {values.mean():#.3g}, "
+            f"difference {diff.value:+#.3g}, 95 % interval {diff.low:+#.3g} to {diff.high:+#.3g})"
         )
     return Decision(promote, reasons, differences)
+
+
+def _standing(diff: Estimate, name: str) -> str:
+    if diff.low > 0:
+        return f"beats {name}"
+    return f"is ahead of {name}, within chance," if diff.value > 0 else f"does not beat {name}"

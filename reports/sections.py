@@ -526,7 +526,7 @@ def recommendations(source: Source) -> Section:
         definition="On the held-out last days, all items ranked. NDCG@k and Recall@k: does what "
         "the user then did stand among the first k, and how high? Coverage: share of the items "
         "that appear in anyone's first k. Bars are 95% intervals over users. A challenger (blue) "
-        "is promoted only if it beats the champion (green) and the baselines (grey). Pale: "
+        "is promoted only if it is ahead of the champion (green) and the baselines (grey). Pale: "
         f"fewer than {SMALL} users.",
         empty="No model was evaluated this night.",
         n=evaluated,

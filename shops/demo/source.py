@@ -62,7 +62,11 @@ def fetch(raw: Path, night: date, scale: str) -> str | None:
     marker = raw / f".{MARKER}.part"
     marker.write_text(json.dumps(wanted | {"night": last.isoformat(), "files": sizes}))
     marker.replace(raw / MARKER)
-    return f"simulated {len(sizes)} files ({scale}) up to {last}, {written} of them new or changed"
+    aside = sum(path.startswith(f"{TRUTH}/") for path in sizes)
+    return (
+        f"simulated {len(sizes) - aside} raw files ({scale}) up to {last}, and {aside} in {TRUTH}/ "
+        f"that only tests and benchmarks read; {written} of all are new or changed"
+    )
 
 
 def _files(scale: str, night: date) -> Iterator[tuple[str, pa.Table]]:

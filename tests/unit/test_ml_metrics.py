@@ -92,7 +92,10 @@ def test_gate_wants_every_rival_beaten_and_says_by_how_much():
     better, worse = np.array([0.4, 0.6, 0.5]), np.array([0.3, 0.5, 0.2])
     yes = decide(better, {"popularity": worse})
     assert yes.promote
-    assert "beats popularity on NDCG@10 (0.5000 against 0.3333, difference +0.1667" in yes.text
+    assert "beats popularity on NDCG@10 (0.500 against 0.333, difference +0.167" in yes.text
+    by_chance = decide(np.array([0.9, 0.2, 0.3]), {"popularity": np.array([0.1, 0.4, 0.2])})
+    assert by_chance.promote and "beat" not in by_chance.text
+    assert "is ahead of popularity, within chance, on NDCG@10" in by_chance.text
     no = decide(better, {"popularity": worse, "champion": better})
     assert not no.promote and "does not beat champion" in no.text
     assert not decide(np.zeros(0), {"popularity": np.zeros(0)}).promote
