@@ -34,7 +34,14 @@ from core.shop import Shop, ShopError
 from ingest.contract import PROVENANCE, TABLES, Column, Table
 from ingest.personal_data import FREE_TEXT, mask_columns, told
 from ingest.pseudonym import ERASED, NOBODY, Forgotten, pseudonyms
-from ingest.raw import Unreadable, damaged_files, open_view, parquet_shapes, show_rows
+from ingest.raw import (
+    Unreadable,
+    column_that_does_not_mix,
+    damaged_files,
+    open_view,
+    parquet_shapes,
+    show_rows,
+)
 
 FUTURE = "timestamp_in_the_future"
 TOO_LATE = "too late: its day was closed when the file came; REBUILD=1 takes it in"
@@ -120,7 +127,14 @@ def fitting_files(
         for key in mapping.keys
         if mapping.shop.raw[key].format == "parquet"
     }
-    if all(len(some) < 2 for some in shapes.values()) or _binds(connection, mapping, folder, files):
+    if all(len(some) < 2 for some in shapes.values()):
+        return files, []
+    samples = {key: [named[0] for named in some.values()] for key, some in shapes.items()}
+
+    def clash(those: dict[str, list[str]]) -> str | None:
+        return _clash(connection, mapping, folder, those, samples)
+
+    if clash(files) is None:
         return files, []
     fitting = {**files, **{key: list[str]() for key in shapes}}
     misfits = []
@@ -128,10 +142,12 @@ def fitting_files(
         meant: dict[str, str] = {}
         for shape, named in sorted(some.items(), key=lambda each: (-len(each[1]), each[1])):
             wider = {**fitting, key: sorted(fitting[key] + named)}
-            if _binds(connection, mapping, folder, wider):
+            other = clash(wider)
+            if other is None:
                 fitting, meant = wider, dict(shape) | meant
             else:
-                other = next((c for c, kind in shape if meant.get(c, kind) != kind), shape[0][0])
+                differ = [column for column, kind in shape if meant.get(column, kind) != kind]
+                other = other or next(iter(differ), shape[0][0])
                 why = (
                     f"type of {other} is {dict(shape)[other]}, not {meant.get(other)} as elsewhere"
                 )
@@ -141,19 +157,27 @@ def fitting_files(
     return fitting, misfits
 
 
-def _binds(
+def _clash(
     connection: duckdb.DuckDBPyConnection,
     mapping: Mapping,
     folder: Path,
     files: dict[str, list[str]],
-) -> bool:
-    """Can the SELECT run over columns of the types that `files` have?"""
+    samples: dict[str, list[str]],
+) -> str | None:
+    """The column whose types keep the SELECT from running over `files`; '' when it is not known.
+
+    `samples` has a file of each shape.
+    """
     try:
         open_views(connection, mapping, folder, files, set())
         connection.execute(f"EXPLAIN {_body(mapping)}")
     except duckdb.Error:
-        return False
-    return True
+        return ""
+    for key, some in samples.items():
+        here = [file for file in some if file in files[key]]
+        if column := column_that_does_not_mix(connection, key, folder, here):
+            return column
+    return None
 
 
 def looks_across(
@@ -258,7 +282,10 @@ def _rows_that_fail(
 def _rows_of_file_that_fail(
     connection: duckdb.DuckDBPyConnection, mapping: Mapping, key: str, file: str
 ) -> list[Unreadable]:
-    connection.execute(f'CREATE OR REPLACE TEMP TABLE suspects AS FROM raw."{key}"')
+    try:
+        connection.execute(f'CREATE OR REPLACE TEMP TABLE suspects AS FROM raw."{key}"')
+    except _VALUE_ERRORS as error:  # not as the types of the other files ask
+        return [Unreadable(file, None, f"file unreadable: {_without_values(error)}")]
     (last,) = connection.execute("SELECT max(_row) FROM suspects").fetchall()[0]
 
     def complaint(rows: Sequence[int]) -> str | None:
@@ -294,9 +321,12 @@ def _complaint(connection: duckdb.DuckDBPyConnection, mapping: Mapping) -> str |
         query = f"SELECT max(hash(every_column)) FROM (\n{_body(mapping)}\n) AS every_column"
         connection.execute(query)
     except _VALUE_ERRORS as error:
-        line = re.sub(r"'[^']*'?|\"[^\"]*\"?|\d{4,}", "...", str(error).splitlines()[0])
-        return f"a value that does not convert ({line})"
+        return f"a value that does not convert ({_without_values(error)})"
     return None
+
+
+def _without_values(error: duckdb.Error) -> str:
+    return re.sub(r"'[^']*'?|\"[^\"]*\"?|\d{4,}", "...", str(error).splitlines()[0])
 
 
 def map_table(

@@ -12,6 +12,7 @@ import csv
 import difflib
 import glob
 import json
+import re
 import tempfile
 import zlib
 from bisect import bisect_right
@@ -29,6 +30,16 @@ from ingest.torn_csv import TELLING_WIDTH, mend, opener
 
 _DELIMITERS = ",;\t|"
 _table_number = count()
+
+# types that DuckDB converts into each other, each with each
+_FAMILIES = [
+    re.compile(names).fullmatch
+    for names in (
+        r"BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*",
+        r"DATE|TIMESTAMP.*",
+        r"VARCHAR|BLOB",
+    )
+]
 
 Shape = tuple[tuple[str, str], ...]  # (column, type) of the declared columns a parquet file has
 
@@ -153,6 +164,33 @@ def parquet_shapes(
         else:
             unreadable.append(problem)
     return shapes, unreadable
+
+
+def column_that_does_not_mix(
+    connection: duckdb.DuckDBPyConnection, key: str, folder: Path, files: list[str]
+) -> str | None:
+    """A column of one of these parquet files that `raw.<key>` cannot show with the type it has.
+
+    DuckDB makes a view of types that have no cast from one to the other, and fails when rows come.
+    """
+
+    def types(source: str) -> dict[str, str]:
+        described = connection.execute(f"DESCRIBE FROM {source}").fetchall()
+        return {name: kind for name, kind, *_ in described}
+
+    shown = types(f"every_raw.{_quote(key)}")
+    for file in files:
+        for name, kind in types(f"read_parquet({_paths(folder, [file])})").items():
+            into = shown.get(name, kind)
+            if not _mix(kind, into) and connection.execute(
+                f"SELECT NOT can_cast_implicitly(NULL::{kind}, NULL::{into})"
+            ).fetchone() == (True,):
+                return name
+    return None
+
+
+def _mix(kind: str, into: str) -> bool:
+    return kind == into or into == "VARCHAR" or any(f(kind) and f(into) for f in _FAMILIES)
 
 
 def _parquet(

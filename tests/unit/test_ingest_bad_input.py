@@ -125,6 +125,14 @@ CASES = [
         aside=[broken(1, "line unreadable: unquoted value")],
     ),
     Case(
+        "CSV with mixed line ends",
+        (csv(line(1, "2026-01-01"), '2,2026-01-01,"ann@shop",view,"a\nmug",,,')).encode()
+        + csv(line(3, "2026-01-01"), line(4, "2026-01-01"))[len(HEADER) + 1 :]
+        .replace("\n", "\r\n")
+        .encode(),
+        landed=4,
+    ),
+    Case(
         "CSV in another encoding",
         csv(line(1, "2026-01-01", sku="caf\u00e9"), line(2, "2026-01-01")).encode("latin-1"),
         landed=1,
@@ -272,6 +280,28 @@ def test_wrong_type_of_a_parquet_column_costs_that_file_only(
     assert stops(shop, paths, tables) == UNREADABLE
     (paths.raw / "log" / "c.parquet").unlink()
     assert stops(shop, paths, land(shop, paths, NIGHT).tables) == []
+
+
+@pytest.mark.parametrize("odd", [1, True, {"a": 1}, ["x"]], ids=["int64", "bool", "struct", "list"])
+def test_wrong_type_that_only_fails_when_rows_come_costs_that_file_only(
+    parquet: tuple[Shop, Paths, pa.Table], odd: object
+) -> None:
+    shop, paths, rows = parquet
+    other = rows.set_column(1, "moment", pa.array([odd] * ROWS))
+    place = rows.column_names.index("pieces")  # another width is no fault
+    other = other.set_column(place, "pieces", pa.nulls(ROWS, pa.int32()))
+    pq.write_table(other, paths.raw / "log" / "a.parquet")
+    pq.write_table(rows, paths.raw / "log" / "c.parquet")
+    tables = land(shop, paths, NIGHT).tables
+    assert tables["events"] == Counts(
+        mapped=2 * ROWS + 1, landed=ROWS, deduplicated=ROWS, quarantined=1
+    )
+    kind = pq.read_schema(paths.raw / "log" / "a.parquet").field("moment").type
+    reason = f"type of moment is {kind}, not timestamp[us] as elsewhere"
+    assert query(paths, "SELECT kind, file, row, reason FROM $quarantine") == [
+        ("broken", "log/a.parquet", None, reason)
+    ]
+    assert stops(shop, paths, tables) == UNREADABLE
 
 
 def test_truncated_parquet_stops_the_night_until_it_is_whole(
