@@ -1,7 +1,8 @@
-"""CSV files with broken quoting: which of their lines can still be read.
+"""CSV files with broken quoting or mixed line ends: which of their lines can still be read.
 
 A quote that is never closed makes a CSV reader take all lines up to the next quote for one value.
 Here only the line with that quote is given up; the lines after it are read as if it were not there.
+DuckDB also refuses a file whose lines end in LF and in CRLF; in the copy all of them end in LF.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ def opener(path: Path) -> Any:
 
 
 def mend(source: Path, target: Path, delimiter: str, width: int) -> list[tuple[int, str]]:
-    """Copy the header and the readable records of `source` to `target`.
+    """Copy the header and the readable records of `source` to `target`, with LF at line ends.
 
     Returns (row, why) of the lines left out; rows are counted from 1, with those left out.
     """
     bad: list[tuple[int, str]] = []
     target.parent.mkdir(parents=True, exist_ok=True)
     with opener(source)(source, "rb") as lines, opener(target)(target, "wb") as out:
-        out.write(lines.readline())
+        out.write(_with_lf(lines.readline()))
         ahead: deque[bytes] = deque()  # lines read beyond a record that turned out to be none
         row = 0
         while _fill(ahead, lines):
@@ -39,8 +40,12 @@ def mend(source: Path, target: Path, delimiter: str, width: int) -> list[tuple[i
             if why:
                 bad.append((row, why))
             else:
-                out.writelines(record)
+                out.writelines(map(_with_lf, record))
     return bad
+
+
+def _with_lf(line: bytes) -> bytes:
+    return line[:-2] + b"\n" if line.endswith(b"\r\n") else line
 
 
 def _record(
