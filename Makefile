@@ -6,6 +6,11 @@ MODEL ?= recommender
 BIN := .venv/bin
 READY := .venv/.ready
 
+# What a person gives reaches a command as one word of data, never as a piece of shell.
+export SHOP PORT MODEL DATA SCALE NIGHT FROM TO
+export PERSON := $(value USER)
+unexport USER
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-faults lint types ui bench check-shop backfill backup restore forget rotate-key rollback lock clean
 
@@ -23,8 +28,8 @@ $(READY): requirements.lock
 	@touch $@
 
 run: $(READY) ## run one whole night: SHOP=demo SCALE=small|default|large DATA=folder NIGHT=YYYY-MM-DD
-	@$(BIN)/python -m orchestration run --shop $(SHOP) $(if $(DATA),--data "$(DATA)") \
-	  $(if $(SCALE),--scale $(SCALE)) $(if $(NIGHT),--night $(NIGHT)) $(if $(FORCE),--force) \
+	@$(BIN)/python -m orchestration run --shop "$$SHOP" $(if $(DATA),--data "$$DATA") \
+	  $(if $(SCALE),--scale "$$SCALE") $(if $(NIGHT),--night "$$NIGHT") $(if $(FORCE),--force) \
 	  $(if $(REBUILD),--rebuild)
 
 test: $(READY) ## lint, types and all tests
@@ -40,34 +45,37 @@ lint: $(READY) ## mend what the linter can mend
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 ui: $(READY) ## Dagster's webserver and daemon, with the nightly schedule on
-	@$(BIN)/python -m orchestration ui --port $(PORT)
+	@$(BIN)/python -m orchestration ui --port "$$PORT"
 
 bench: $(READY) ## run benchmarks/
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 check-shop: $(READY) ## check a shop's mapping against its raw files: SHOP=name
-	@$(BIN)/python -m ingest.check_shop $(SHOP) $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python -m ingest.check_shop "$$SHOP" $(if $(DATA),--data "$$DATA")
 
 backfill: $(READY) ## run a range of nights as one run: SHOP=name FROM=YYYY-MM-DD TO=YYYY-MM-DD
-	@$(BIN)/python -m orchestration backfill --shop $(SHOP) --from $(FROM) --to $(TO)
+	@$(if $(and $(FROM),$(TO)),,$(error name both days: make backfill SHOP=name FROM=2026-06-01 TO=2026-06-30))\
+	  $(BIN)/python -m orchestration backfill --shop "$$SHOP" --from "$$FROM" --to "$$TO"
 
 backup: $(READY) ## the whole state of a shop in one encrypted file: SHOP=name TO=folder
-	@$(BIN)/python -m orchestration backup --shop $(SHOP) --to "$(TO)" \
+	@$(if $(TO),,$(error name the folder: make backup SHOP=name TO=folder))\
+	  $(BIN)/python -m orchestration backup --shop "$$SHOP" --to "$$TO" \
 	  $(if $(PLAIN),--plain) $(if $(SECRETS),--secrets)
 
 restore: $(READY) ## back to a kept night, or to a backup: SHOP=name NIGHT=YYYY-MM-DD or FROM=file
-	@$(BIN)/python -m orchestration restore --shop $(SHOP) \
-	  $(if $(NIGHT),--night $(NIGHT)) $(if $(FROM),--from "$(FROM)")
+	@$(if $(NIGHT)$(FROM),,$(error name a kept night or a backup: NIGHT=2026-06-30 or FROM=file))\
+	  $(BIN)/python -m orchestration restore --shop "$$SHOP" \
+	  $(if $(NIGHT),--night "$$NIGHT") $(if $(FROM),--from "$$FROM")
 
 forget: $(READY) ## erase a person everywhere and prove it: SHOP=name USER=<the shop's own id>
 	@$(if $(filter command,$(origin USER)),,$(error name the person: make forget SHOP=name USER=id))\
-	  $(BIN)/python -m privacy forget --shop $(SHOP) --user "$(USER)"
+	  $(BIN)/python -m privacy forget --shop "$$SHOP" --user "$$PERSON"
 
 rotate-key: $(READY) ## another pseudonym for every shopper: SHOP=name, then make run
-	@$(BIN)/python -m privacy rotate-key --shop $(SHOP)
+	@$(BIN)/python -m privacy rotate-key --shop "$$SHOP"
 
 rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
-	@$(BIN)/python -m ml.registry rollback --models $${PERENNIAL_VAR:-var}/$(SHOP)/models $(MODEL)
+	@$(BIN)/python -m ml.registry rollback --models "$${PERENNIAL_VAR:-var}/$$SHOP/models" "$$MODEL"
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

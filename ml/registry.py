@@ -113,6 +113,8 @@ def promote(models: Path, model: str, version: str, night: date) -> None:
 
 def rollback(models: Path, model: str) -> tuple[str, str]:
     """Undo the latest promotion: returns the version that left and the champion that is back."""
+    if not (models / model).is_dir():
+        raise ModelError(f"there is no model {model} in {models}: look at SHOP= and MODEL=")
     known = promotions(models, model)
     standing = [entry for entry in known if not entry.withdrawn]
     if len(standing) < 2:

@@ -7,6 +7,7 @@ import os
 import sys
 from datetime import date
 from pathlib import Path
+from typing import NoReturn
 
 from core.access import private
 from core.profile import ProfileError
@@ -15,23 +16,37 @@ from core.vault import VaultError
 from orchestration.lib.commands import disk_trouble, run_backfill, run_night, run_ui
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong, without the usage of a command that most people run through make."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}\n")
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a day like 2026-06-30") from None
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 when a night failed, 2 when it was asked wrongly."""
-    parser = argparse.ArgumentParser(prog="python -m orchestration", description=__doc__)
+    parser = _Parser(prog="python -m orchestration", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run one whole night")
     run.add_argument("--shop", default="demo")
     run.add_argument("--data", type=Path, help="folder of the shop's raw files")
     run.add_argument("--scale", choices=["small", "default", "large"], help="size of the demo shop")
-    run.add_argument("--night", type=date.fromisoformat, help="YYYY-MM-DD")
+    run.add_argument("--night", type=_day, help="YYYY-MM-DD")
     run.add_argument("--force", action="store_true", help="run even when nothing has changed")
     run.add_argument(
         "--rebuild", action="store_true", help="land everything anew, however late it came"
     )
     backfill = commands.add_parser("backfill", help="run a range of nights as one run")
     backfill.add_argument("--shop", default="demo")
-    backfill.add_argument("--from", dest="first", type=date.fromisoformat, required=True)
-    backfill.add_argument("--to", dest="last", type=date.fromisoformat, required=True)
+    backfill.add_argument("--from", dest="first", type=_day, required=True)
+    backfill.add_argument("--to", dest="last", type=_day, required=True)
     backup = commands.add_parser("backup", help="write the whole state into one encrypted file")
     backup.add_argument("--shop", default="demo")
     backup.add_argument("--to", type=Path, required=True, help="folder for the file")
@@ -40,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     restore = commands.add_parser("restore", help="bring back a kept night, or a whole backup")
     restore.add_argument("--shop", default="demo")
     wanted = restore.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--night", type=date.fromisoformat, help="YYYY-MM-DD, one that is kept")
+    wanted.add_argument("--night", type=_day, help="YYYY-MM-DD, one that is kept")
     wanted.add_argument("--from", dest="archive", type=Path, help="a file of `backup`")
     ui = commands.add_parser("ui", help="start Dagster's webserver and daemon")
     ui.add_argument("--port", type=int, default=3000)

@@ -7,3 +7,7 @@ pseudonyms' key. `python -m privacy` is the command line; docs/privacy.md has th
 
 class PrivacyError(RuntimeError):
     """What was asked could not be done in full; the message names the file and what to do."""
+
+
+class NobodyFound(PrivacyError):
+    """The id is in no raw file and nowhere under `var/`; nothing was changed."""

@@ -65,7 +65,8 @@ def _tell(result: Forgotten) -> None:
         print("\n".join(f"  {file}" for file in result.not_ours))
     print(
         "The person is dropped at the door from now on. The totals of the published marts follow "
-        "with the next night: make run"
+        "with the next night: make run. A raw file that is delivered with the person again keeps "
+        "them until this is run once more"
     )
 
 

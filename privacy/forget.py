@@ -22,9 +22,9 @@ from ingest import ledger
 from ingest.contract import TABLES
 from ingest.landing import land
 from ingest.parts import losers_part, quarantine_part
-from ingest.pseudonym import forget_at_the_door, load_key, pseudonym
+from ingest.pseudonym import forget_at_the_door, load_forgotten, load_key, pseudonym
 from ml.registry import DUE
-from privacy import PrivacyError, online
+from privacy import NobodyFound, PrivacyError, online
 from privacy.formats import DRAFT, erase, find, is_encrypted
 from privacy.person import Person
 from privacy.raw import erase_raw, is_ours, raw_rows
@@ -51,7 +51,8 @@ def forget(
 ) -> Forgotten:
     """Erase a person. The caller holds the shop's lock.
 
-    Raises PrivacyError when a file still holds the person at the end, or when that cannot be told.
+    Raises NobodyFound, having changed nothing, for an id that is nowhere and was not erased before;
+    PrivacyError when a file still holds the person at the end, or when that cannot be told.
     """
     if awaits_a_night(paths):
         raise PrivacyError(
@@ -62,9 +63,16 @@ def forget(
     for left in var_folder().rglob(f"*{DRAFT}"):
         left.unlink()
     person = Person(identity, pseudonym(load_key(paths), identity))
-    say("reading the raw files")
+    say(f"looking for {identity!r} in the raw files")
     raw = raw_rows(shop, paths, identity)
     person = replace(person, columns=frozenset(raw.columns))
+    say("searching")
+    before = {path: found for path in _files(paths) if (found := find(path, person))}
+    if not (raw.rows or before or identity in load_forgotten(paths)):
+        raise NobodyFound(
+            f"nobody with the id {identity!r} is in the raw files of {shop.title} or under "
+            f"{var_folder()}: look at the spelling; nothing was changed"
+        )
     due = _mark_models(paths, person)
     forget_at_the_door(paths, identity)
     # the next night builds everything anew, and no night is `published already`
@@ -73,8 +81,6 @@ def forget(
         (paths.home / record).unlink(missing_ok=True)
     for kept in paths.kept_nights.glob("*/published.json"):  # nor after one of them is restored
         _write_json(kept, json.loads(kept.read_text()) | {"code": ""})
-    say("searching")
-    before = {path: found for path in _files(paths) if (found := find(path, person))}
     # what the raw files tell of the person is needed until all the rest is done
     last = (paths.landing, paths.quarantine, *(paths.raw / file for file in raw.rows))
     say("erasing")

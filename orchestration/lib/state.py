@@ -52,8 +52,10 @@ def backup(name: str, to: Path, plain: bool, secrets: bool) -> Path:
         raise ShopError("SECRETS=1 puts the pseudonym key into the backup: only an encrypted one")
     if not paths.published_record.exists():
         raise ShopError(f"no night of {shop.title} has been published: there is nothing to back up")
-    if not to.is_dir() or to.resolve().is_relative_to(paths.home):
-        raise ShopError(f"TO={to} has to be a folder outside of {paths.home}")
+    if not to.is_dir():
+        raise ShopError(f"TO={to} is not a folder: make it first")
+    if to.resolve().is_relative_to(paths.home):
+        raise ShopError(f"TO={to} lies in {paths.home}, which is what is to be backed up")
     _hold(paths)
     night = json.loads(paths.published_record.read_text())["night"]
     linked = paths.raw.is_symlink()

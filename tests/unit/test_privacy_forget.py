@@ -21,7 +21,7 @@ from core.paths import Paths
 from core.shop import Shop
 from ingest.landing import land
 from ingest.pseudonym import ERASED, load_key, pseudonym
-from privacy import PrivacyError
+from privacy import NobodyFound, PrivacyError
 from privacy.forget import forget
 from privacy.formats import erase, find
 from privacy.person import Person
@@ -277,6 +277,21 @@ def test_the_shop_is_as_if_the_person_had_never_come(
     fill(elsewhere)
     assert land(never, elsewhere, NIGHT).tables == after.tables
     assert contents(elsewhere) == there
+
+
+def test_nobody_is_found_under_a_mistyped_id_and_nothing_is_changed(
+    shop: tuple[Shop, Paths],
+) -> None:
+    tiny, paths = shop
+    land(tiny, paths, NIGHT)
+    a_night(paths)
+    before = {p: p.read_bytes() for p in paths.home.rglob("*") if p.is_file()}
+    with pytest.raises(NobodyFound, match=r"'C00O123'.*spelling"):
+        forget(tiny, paths, "C00O123", lambda text: None)
+    assert {p: p.read_bytes() for p in paths.home.rglob("*") if p.is_file()} == before
+    # an erased person is nowhere either, and may be asked for again
+    forget(tiny, paths, WHO, lambda text: None)
+    assert not any(forget(tiny, paths, WHO, lambda text: None).removed.values())
 
 
 def test_a_person_who_is_delivered_again_stays_out(shop: tuple[Shop, Paths]) -> None:
