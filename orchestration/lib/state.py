@@ -19,6 +19,7 @@ from core.shop import Shop, ShopError, load_shop
 from ingest.pseudonym import VARIABLE as PSEUDONYM_KEY
 from orchestration.lib.night import hold
 from orchestration.lib.summary import summary
+from reports import entry
 
 # What a backup leaves out: locks and scratch, and what dbt compiles anew each night
 _PASSING = (".lock", "spill", "dbt")
@@ -31,10 +32,11 @@ def restore_night(name: str, night: date) -> None:
     _hold(paths)
     with access.published():
         nights.restore(paths, night)
+        entry.show_restored(paths, night)
     print(summary(paths))
     print(
-        "Restored: the marts, with their lists and manifest. The warehouse, features and models "
-        "are those of the newest night, which `make run` publishes again."
+        "Restored: the marts, with their lists and manifest, and the report. The warehouse, "
+        "features and models are those of the newest night, which `make run` publishes again."
     )
 
 

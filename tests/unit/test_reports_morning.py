@@ -32,9 +32,10 @@ from test_reports_page import (
     words,
 )
 
+from audit import nights
 from core.paths import Paths
 from reports import changes, entry, expectation, plots
-from reports.build import Report
+from reports.build import Report, build
 from reports.morning import data_reasons, yesterday
 from reports.panels import Source
 
@@ -495,6 +496,44 @@ def test_a_failed_night_is_told_above_the_report_that_stays(
     entry.clear_failure(paths, later)
     entry.show(paths, page)
     assert front.read_text() == page
+
+
+def test_a_restored_night_is_what_the_entry_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Paths
+) -> None:
+    from core.shop import KeepNights
+    from orchestration.lib import state
+
+    paths = fresh(tmp_path, monkeypatch, home)
+    monkeypatch.setattr(state, "load_shop", lambda name: shop())
+    front, later = paths.home / "reports" / "index.html", NIGHT + timedelta(1)
+    with opened(paths.marts) as connection:
+        connection.execute("DELETE FROM marts.run_manifest WHERE section = 'model'")
+    build(shop(), paths, NIGHT)
+    nights.keep(paths, NIGHT, {"night": NIGHT.isoformat()}, KeepNights())
+    newer = Path(shutil.copy(paths.marts, tmp_path / "marts.duckdb"))
+    with opened(newer) as connection:
+        connection.execute(f"UPDATE marts.run_manifest SET night = DATE '{later}'")
+    newer.replace(paths.marts)
+    nights.keep(paths, later, {"night": later.isoformat()}, KeepNights())
+    newest = build(shop(), paths, later).path.read_text()
+    assert front.read_text() == newest
+
+    state.restore_night("small", NIGHT)
+    told = ElementTree.fromstring(front.read_text().removeprefix("<!DOCTYPE html>"))
+    (notice,) = [p for p in told.iter("p") if p.get("role") == "status"]
+    assert f"the night of {NIGHT} is the one that is published now" in words(notice)
+    assert f"The night of {NIGHT}, by UTC days." in words(told)
+    # a failure is told besides, and the next night that is published takes both away
+    entry.tell_failure(paths, later, "small__audit_marts", [])
+    assert "Restored:" in front.read_text() and f"Night {later} failed" in front.read_text()
+    entry.clear_failure(paths, later)
+    # reports may be kept for a shorter time than nights
+    shutil.rmtree(paths.report(later))
+    state.restore_night("small", later)
+    assert "is no longer kept" in front.read_text() and f"night of {later}" in front.read_text()
+    build(shop(), paths, later)
+    assert front.read_text() == newest
 
 
 def test_a_first_night_that_fails_is_told_too(
