@@ -67,6 +67,15 @@ class Counts:
     later: int = 0
     late: int = 0
 
+    def __str__(self) -> str:
+        """In words that add up."""
+        late = f" ({self.late:,} of them too late)" if self.late else ""
+        return (
+            f"{self.mapped:,} rows read, {self.landed:,} landed, {self.deduplicated:,} duplicates, "
+            f"{self.quarantined:,} quarantined{late}, {self.excluded:,} excluded by the shop's "
+            f"rules, {self.later:,} after the night"
+        )
+
 
 @dataclass(frozen=True)
 class Landed:

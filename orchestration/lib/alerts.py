@@ -1,4 +1,4 @@
-"""Telling people that a step failed: in the log, on the report's entry page, by a webhook."""
+"""Telling people that a step failed: on the report's entry page and by a webhook."""
 
 import json
 import os
@@ -16,9 +16,10 @@ from reports.entry import tell_failure
 
 @failure_hook(name="tell_of_failure")
 def tell_of_failure(context: HookContext) -> None:
-    """Log the failed step; post it as JSON to `PERENNIAL_WEBHOOK_URL` when that is set."""
-    text = f"{context.job_name}: step {context.step_key} failed: {context.op_exception}"
-    context.log.error(text)
+    """Tell the report's readers; post to `PERENNIAL_WEBHOOK_URL` as JSON when that is set.
+
+    Dagster's own log has the failure already.
+    """
     try:
         _tell_readers(context)
     except OSError as error:
@@ -26,6 +27,7 @@ def tell_of_failure(context: HookContext) -> None:
     url = os.environ.get("PERENNIAL_WEBHOOK_URL")
     if not url:
         return
+    text = f"{context.job_name}: step {context.step_key} failed: {context.op_exception}"
     body = json.dumps({"text": text, "job": context.job_name, "run_id": context.run_id}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:

@@ -54,7 +54,7 @@ class _NightHandler(logging.Handler):
         if check.passed:
             return None
         word = "BLOCKED by" if check.blocking else "warning:"
-        return f"  {word} {check.check_name}: {check.description or 'failed'}"
+        return f"  {word} {check.description or check.check_name}"
 
     def _message(self, record: logging.LogRecord, meta: dict[str, object]) -> str | None:
         said = str(meta.get("orig_message") or record.getMessage())
@@ -64,9 +64,14 @@ class _NightHandler(logging.Handler):
 
 
 def _cause(event: DagsterEvent) -> str:
-    """The message of the innermost error; the whole stack is in Dagster's UI."""
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
+    """The message of the step's own error; the whole stack is in Dagster's UI."""
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return data.user_failure_data.description.strip()
+    error = data.error
+    if error and error.cls_name == "DagsterAssetCheckFailedError":
+        return "a check above blocks the night"
+    while error and error.cause and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
     return error.message.strip() if error else (event.message or "")
 

@@ -344,6 +344,10 @@ def test_a_row_later_than_the_lookback_is_kept_aside_and_stops_nothing(
     landed = land(shop, paths, NIGHT)
     assert landed.touched_days == [date(2026, 1, 3)]
     assert landed.tables["events"] == Counts(mapped=141, landed=101, quarantined=40, late=40)
+    assert str(landed.tables["events"]) == (
+        "141 rows read, 101 landed, 0 duplicates, 40 quarantined (40 of them too late), "
+        "0 excluded by the shop's rules, 0 after the night"
+    )
     assert stops(shop, paths, landed.tables) == []
 
 

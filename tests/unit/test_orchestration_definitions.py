@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 from dagster import (
+    AssetCheckResult,
     AssetKey,
     DagsterInstance,
+    Definitions,
+    asset,
+    asset_check,
     build_schedule_context,
     build_sensor_context,
+    define_asset_job,
+    in_process_executor,
     job,
     op,
 )
@@ -21,8 +27,11 @@ from dagster import (
 from core.paths import Paths
 from core.shop import load_shop
 from orchestration.definitions import defs
+from orchestration.defs.ingest.assets import assets as ingest_assets
 from orchestration.lib.alerts import tell_of_failure
+from orchestration.lib.console import night_console
 from orchestration.lib.keys import nights
+from tests.unit.test_ingest_landing import EVENTS, line, make_shop, put
 
 SNAPSHOT = Path(__file__).parent.parent / "snapshots" / "definitions.json"
 
@@ -172,6 +181,45 @@ def test_failure_is_posted_to_the_webhook_and_a_dead_webhook_hides_nothing(
     assert "the shop burned down" in posted[0]["text"]
     result = night.execute_in_process(raise_on_error=False)
     assert [event.step_key for event in result.get_step_failure_events()] == ["breaks"]
+
+
+def _said(definitions: Definitions, capsys: pytest.CaptureFixture[str], **how: str) -> str:
+    """What the terminal shows of a run that fails."""
+    logged = Definitions(loggers={"night": night_console}, executor=in_process_executor)
+    everything = Definitions(jobs=[define_asset_job("run", hooks={tell_of_failure})])
+    run = Definitions.merge(definitions, everything, logged).resolve_job_def("run")
+    result = run.execute_in_process(
+        run_config={"loggers": {"night": {}}}, raise_on_error=False, **how
+    )
+    assert not result.success
+    return capsys.readouterr().err
+
+
+def test_a_select_that_cannot_run_is_named_once_and_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    select = EVENTS.replace("moment AS", "moment + AS")
+    shop, paths = make_shop(tmp_path, monkeypatch, events=select)
+    put(paths, "a.csv", line(1, "2026-01-01"))
+    said = _said(Definitions(ingest_assets(shop)), capsys, partition_key="2026-01-01")
+    assert "landing FAILED: shops/tiny/events.sql: Parser Error" in said
+    assert said.count("Parser Error") == 1
+    assert "tried again" not in said
+
+
+def test_a_check_that_blocks_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    @asset
+    def raw() -> None:
+        pass
+
+    @asset_check(asset=raw, blocking=True)
+    def readable() -> AssetCheckResult:
+        return AssetCheckResult(passed=False, description="raw.readable: a.csv cannot be read")
+
+    said = _said(Definitions([raw], asset_checks=[readable]), capsys)
+    assert "BLOCKED by raw.readable: a.csv cannot be read" in said
+    assert said.count("readable: ") == 1
+    assert "FAILED: a check above blocks the night" in said and "Error" not in said
 
 
 if __name__ == "__main__":

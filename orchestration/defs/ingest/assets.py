@@ -14,7 +14,7 @@ from dagster import (
     multi_asset,
 )
 
-from core.shop import Shop
+from core.shop import Shop, ShopError
 from ingest.contract import TABLES
 from orchestration.lib.keys import OWNERS, key, landing_keys, step
 from orchestration.lib.night import Night, tonight
@@ -44,7 +44,7 @@ def _raw(shop: Shop) -> AssetsDefinition:
         night = tonight(context, shop)
         try:
             said = fetch(shop, night.paths, night.night, read_scale(night))
-        except RuntimeError as error:
+        except (RuntimeError, ShopError) as error:
             # the message says what a person has to do: trying again by itself would not help
             raise Failure(str(error), allow_retries=False) from error
         if said:
@@ -100,7 +100,10 @@ def _landing(shop: Shop) -> AssetsDefinition:
         night = tonight(context, shop)
         if gone := expire(shop, night.paths, night.night):
             context.log.info(f"past their retention period: {', '.join(gone)}")
-        landed = land(shop, night.paths, night.night, datetime.now(UTC).date())
+        try:
+            landed = land(shop, night.paths, night.night, datetime.now(UTC).date())
+        except ShopError as error:
+            raise Failure(str(error), allow_retries=False) from error
         night.record("landing", as_record(landed))
         touched = len(landed.touched_days)
         context.log.info(
@@ -109,11 +112,7 @@ def _landing(shop: Shop) -> AssetsDefinition:
         )
         quarantined = sum(counts.quarantined for counts in landed.tables.values())
         for name, counts in landed.tables.items():
-            context.log.info(
-                f"{name}: {counts.mapped:,} rows read, {counts.landed:,} landed, "
-                f"{counts.deduplicated:,} duplicates, {counts.quarantined:,} quarantined, "
-                f"{counts.excluded:,} excluded by the shop's rules"
-            )
+            context.log.info(f"{name}: {counts}")
             yield MaterializeResult(
                 asset_key=key(shop, "landing", name),
                 metadata={"dagster/row_count": counts.landed, **vars(counts), "days": touched},
