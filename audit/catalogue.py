@@ -49,10 +49,14 @@ TOP_K = 50
 
 @dataclass(frozen=True)
 class Rows:
-    """No row may come out of `sql`; `observe` is a SELECT of one text that says what was seen."""
+    """No row may come out of `sql`; `observe` is a SELECT of one text that says what was seen.
+
+    `unit` is what one such row stands for; '' when it is the table as a whole.
+    """
 
     sql: str
     observe: str | None = None
+    unit: str = "row"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,18 @@ class CheckSpec:
         return f"{self.table}_recent" if self.table in DAY_OF else self.table
 
     @property
+    def unit(self) -> str:
+        """What is counted when it fails: 'file' of so many files; '' for the table as a whole."""
+        match self.rule:
+            case Rows():
+                return self.rule.unit
+            case RowCount():
+                return ""
+            case OneOf() | EachColumn():
+                return "value"
+        return "row"
+
+    @property
     def stage(self) -> str:
         """The stage it belongs to, which is the first part of its name."""
         return self.name.split(".")[0]
@@ -139,7 +155,7 @@ def _key(stage: str, table: str, columns: tuple[str, ...]) -> CheckSpec:
         f"{stage}.{table}.key",
         f"landing_{table}" if stage == "landing" else table,
         f"({key}) is never empty and never there twice",
-        Rows(sql),
+        Rows(sql, unit="key"),
     )
 
 
@@ -196,6 +212,7 @@ _LANDING = [
             "WHERE mapped <> landed + deduplicated + quarantined + excluded + later",
             "SELECT CASE WHEN count(*) = 0 THEN 'not evaluated: no counts were handed in' "
             "ELSE format('{:,} rows read', sum(mapped)::BIGINT) END FROM accounting",
+            unit="table",
         ),
     ),
     _blocking(
@@ -204,15 +221,19 @@ _LANDING = [
         # a count of rows would not miss a whole file
         "every raw file can be read",
         Rows(
-            "SELECT table_name, file, reason FROM {batch} "
-            "WHERE kind = 'broken' AND \"row\" IS NULL ORDER BY file, table_name"
+            "SELECT file, min(reason) AS reason FROM {batch} "
+            "WHERE kind = 'broken' AND \"row\" IS NULL GROUP BY file",
+            unit="file",
         ),
     ),
     _warning(
         "landing.quarantine.empty_files",
         "quarantine",
         "no raw file is without a byte",
-        Rows("SELECT table_name, file FROM {batch} WHERE kind = 'empty' ORDER BY ALL"),
+        Rows(
+            "SELECT DISTINCT file FROM {batch} WHERE kind = 'empty'",
+            unit="file",
+        ),
     ),
     _warning(
         "landing.quarantine.too_late",
@@ -220,10 +241,10 @@ _LANDING = [
         # stays until `make run REBUILD=1` takes the rows in, or their file is withdrawn
         "no row came after its day was closed (lookback_days); REBUILD=1 takes such rows in",
         Rows(
-            "SELECT table_name, file, count(*) AS rows FROM {batch} WHERE kind = 'late' "
-            "GROUP BY ALL ORDER BY ALL",
+            "SELECT file, count(*) AS rows FROM {batch} WHERE kind = 'late' GROUP BY file",
             "SELECT format('{:,} rows came too late', count(*)) FROM quarantine "
             "WHERE kind = 'late'",
+            unit="file",
         ),
     ),
     _blocking(
@@ -248,6 +269,7 @@ _LANDING = [
             """,
             "SELECT format('{:,} of {:,} rows break the contract', sum(broken)::BIGINT, "
             "sum(rows_read)::BIGINT) FROM rows_read",
+            unit="table",
         ),
     ),
     _blocking(
@@ -268,7 +290,8 @@ _LANDING = [
         Rows(
             "SELECT currency, count(*) AS events, min(_file) AS example_file FROM {batch} "
             "WHERE event_type IN ('purchase', 'refund') AND currency <> getvariable('currency') "
-            "GROUP BY currency"
+            "GROUP BY currency",
+            unit="currency code",
         ),
     ),
 ]
@@ -326,7 +349,8 @@ _MARTS = [
             built AS (SELECT event_date, count(*) AS built FROM {batch} GROUP BY ALL)
             SELECT event_date, coalesce(landed, 0) AS landed, coalesce(built, 0) AS built
             FROM landed FULL JOIN built USING (event_date) WHERE landed IS DISTINCT FROM built
-            """
+            """,
+            unit="day",
         ),
     ),
     _blocking(
@@ -354,6 +378,7 @@ _MARTS = [
               '; ' ORDER BY table_name), 'not evaluated: no counts were handed in')
             FROM accounts
             """,
+            unit="table",
         ),
     ),
     _blocking(
@@ -368,7 +393,8 @@ _MARTS = [
         "every user of an event is in dim_users",
         Rows(
             "SELECT DISTINCT user_id FROM {batch} ANTI JOIN dim_users USING (user_id) "
-            "WHERE user_id IS NOT NULL"
+            "WHERE user_id IS NOT NULL",
+            unit="user",
         ),
     ),
     _blocking(
@@ -381,6 +407,7 @@ _MARTS = [
             _OPEN + " SELECT CASE WHEN tonight > 0 THEN format('{:,} events tonight', tonight) "
             "ELSE format('no event tonight; {:d} of the {:d} days before had some', "
             "open_days, days) END FROM history",
+            unit="",
         ),
     ),
     _blocking(
@@ -400,7 +427,8 @@ _MARTS = [
             FROM recent SEMI JOIN tonight USING (what)
             WHERE event_date < getvariable('night') AND events_tonight >= 20
             GROUP BY event_date HAVING repeated_events > 0.5 * events_tonight
-            """
+            """,
+            unit="day",
         ),
     ),
     _warning(
@@ -409,7 +437,8 @@ _MARTS = [
         "the newest event is of the night's own day",
         Rows(
             "SELECT max(event_ts) AS newest_event FROM {batch} "
-            "HAVING max(event_ts) < getvariable('night')"
+            "HAVING max(event_ts) < getvariable('night')",
+            unit="",
         ),
     ),
     _blocking(
@@ -418,7 +447,8 @@ _MARTS = [
         "no session ends before it starts or has a negative duration or dwell",
         Rows(
             "SELECT session_key, started_at, ended_at, duration_ms, dwell_ms FROM {batch} "
-            "WHERE ended_at < started_at OR duration_ms < 0 OR dwell_ms < 0"
+            "WHERE ended_at < started_at OR duration_ms < 0 OR dwell_ms < 0",
+            unit="session",
         ),
     ),
     _blocking(
@@ -445,6 +475,7 @@ _MARTS = [
             """,
             "SELECT format('{:,} orders, {:,.2f} in all', count(*), "
             "coalesce(sum(gross_revenue), 0)::DOUBLE) FROM fct_orders",
+            unit="order",
         ),
     ),
     _blocking(
@@ -455,7 +486,8 @@ _MARTS = [
             "SELECT user_id, count(*) AS orders, min(order_number) AS lowest, "
             "max(order_number) AS highest, count(DISTINCT order_number) AS numbers FROM {batch} "
             "WHERE user_id IS NOT NULL AND order_number IS NOT NULL GROUP BY user_id "
-            "HAVING lowest <> 1 OR highest <> orders OR numbers <> orders"
+            "HAVING lowest <> 1 OR highest <> orders OR numbers <> orders",
+            unit="user",
         ),
     ),
     _blocking(
@@ -468,6 +500,7 @@ _MARTS = [
             _WEEKS + " SELECT CASE WHEN enough THEN format('{:,.2f} after {:,.2f}', "
             "last_week::DOUBLE, week_before::DOUBLE) "
             "ELSE 'not evaluated: fewer than 14 days with events' END FROM weeks",
+            unit="",
         ),
     ),
     _blocking(
@@ -483,6 +516,7 @@ _MARTS = [
             """,
             # what is seen must not depend on what is published: the same night again is the same
             "SELECT format('{:,} users', count(*)) FROM dim_users",
+            unit="",
         ),
     ),
     _blocking(
@@ -511,7 +545,8 @@ _MARTS = [
         "no step counts more sessions than there were",
         Rows(
             "SELECT * FROM {batch} WHERE greatest(sessions_view, sessions_cart, "
-            "sessions_checkout, sessions_purchase) > sessions"
+            "sessions_checkout, sessions_purchase) > sessions",
+            unit="day",
         ),
     ),
     _blocking(
@@ -521,7 +556,8 @@ _MARTS = [
         Rows(
             "SELECT user_id, r_score, f_score, m_score FROM {batch} "
             "WHERE NOT coalesce(r_score BETWEEN 1 AND 5 AND f_score BETWEEN 1 AND 5 "
-            "AND m_score BETWEEN 1 AND 5, false)"
+            "AND m_score BETWEEN 1 AND 5, false)",
+            unit="user",
         ),
     ),
 ]
@@ -566,7 +602,8 @@ _FEATURES = [
         "every user has features as of the night's end",
         Rows(
             "SELECT user_id FROM dim_users ANTI JOIN (SELECT user_id FROM {batch} "
-            "WHERE event_timestamp = getvariable('night_end')) USING (user_id)"
+            "WHERE event_timestamp = getvariable('night_end')) USING (user_id)",
+            unit="user",
         ),
     ),
     _blocking(
@@ -575,7 +612,8 @@ _FEATURES = [
         "there are item features as of the night's end",
         Rows(
             "SELECT max(event_timestamp) AS newest FROM {batch} "
-            "HAVING newest IS DISTINCT FROM getvariable('night_end')"
+            "HAVING newest IS DISTINCT FROM getvariable('night_end')",
+            unit="",
         ),
     ),
     _key("features", _EMBEDDING, ("item_id", "event_timestamp")),
@@ -613,7 +651,8 @@ _FEATURES = [
         "every item of the catalogue that has a text has an embedding",
         Rows(
             "SELECT item_id, title FROM dim_items ANTI JOIN {batch} USING (item_id) "
-            "WHERE is_catalogued AND trim(title) <> ''"
+            "WHERE is_catalogued AND trim(title) <> ''",
+            unit="item",
         ),
     ),
 ]
@@ -633,13 +672,17 @@ _RECOMMENDATIONS = [
             """,
             "SELECT format('{:,} rows for {:,} users', count(*), count(DISTINCT user_id)) "
             "FROM recommendations",
+            unit="user",
         ),
     ),
     _blocking(
         "recommendations.users.known",
         "recommendations",
         "every user is in dim_users",
-        Rows("SELECT DISTINCT user_id FROM {batch} ANTI JOIN dim_users USING (user_id)"),
+        Rows(
+            "SELECT DISTINCT user_id FROM {batch} ANTI JOIN dim_users USING (user_id)",
+            unit="user",
+        ),
     ),
     _blocking(
         "recommendations.items.known",
@@ -648,7 +691,8 @@ _RECOMMENDATIONS = [
         Rows(
             "SELECT item_id, count(*) AS recommended FROM {batch} ANTI JOIN "
             "(SELECT item_id FROM dim_items WHERE is_catalogued) USING (item_id) "
-            "GROUP BY item_id"
+            "GROUP BY item_id",
+            unit="item",
         ),
     ),
     _blocking(
@@ -666,7 +710,8 @@ _RECOMMENDATIONS = [
         "a user's ranks are 1, 2, 3, ...",
         Rows(
             "SELECT user_id, count(*) AS items, min(rank) AS lowest, max(rank) AS highest "
-            "FROM {batch} GROUP BY user_id HAVING lowest <> 1 OR highest <> items"
+            "FROM {batch} GROUP BY user_id HAVING lowest <> 1 OR highest <> items",
+            unit="user",
         ),
     ),
     _blocking(
@@ -692,7 +737,8 @@ _RECOMMENDATIONS = [
             "count(*) FILTER (model_version <> 'popularity') OVER () AS versions "
             "FROM {batch} GROUP BY night, model_version "
             "QUALIFY versions > 1 OR model_version IS NULL "
-            "OR night IS DISTINCT FROM getvariable('night')"
+            "OR night IS DISTINCT FROM getvariable('night')",
+            unit="version",
         ),
     ),
     _warning(
@@ -708,6 +754,7 @@ _RECOMMENDATIONS = [
             """,
             "SELECT format('{:,} items are recommended', count(DISTINCT item_id)) "
             "FROM recommendations",
+            unit="",
         ),
     ),
 ]

@@ -24,6 +24,7 @@ class Check:
     expected: str
     failed_rows: int
     sample: list[dict[str, Any]] = field(default_factory=list)
+    unit: str = "row"  # what `failed_rows` and `sample` count
 
 
 def path(paths: Paths, night: date, stage: str) -> Path:

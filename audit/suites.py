@@ -184,10 +184,16 @@ def _check(spec: CheckSpec, validation: Any, connection: duckdb.DuckDBPyConnecti
 def _failed(spec: CheckSpec, observed: str, rows: int, sample: list[dict[str, Any]]) -> Check:
     message = f"{spec.name}: expected that {spec.description}, but {observed}"
     if sample:
-        first = ", ".join(f"{key} {value}" for key, value in sample[0].items())
+        # a row may be wide: of those one is enough here
+        shown = [", ".join(f"{k} {v}" for k, v in row.items()) for row in sample]
+        listed = "; ".join(shown[: 1 if spec.unit in ("row", "") else _SAMPLE_ROWS])
+        says = (
+            f"{rows:,} {spec.unit}{' says' if rows == 1 else 's say'}" if spec.unit else "it says"
+        )
+        told = f" ({observed})" if _observe(spec) or not spec.unit else ""
         message = (
-            f"{spec.name}: expected that {spec.description}, but {rows:,} "
-            f"{'row says' if rows == 1 else 'rows say'} otherwise ({observed}); first: {first}"
+            f"{spec.name}: expected that {spec.description}, but {says} otherwise{told}; "
+            f"first: {listed}"
         )
     return Check(
         spec.name,
@@ -199,12 +205,16 @@ def _failed(spec: CheckSpec, observed: str, rows: int, sample: list[dict[str, An
         spec.description,
         rows,
         sample,
+        spec.unit or "row",
     )
 
 
+def _observe(spec: CheckSpec) -> str | None:
+    return spec.rule.observe if isinstance(spec.rule, Rows) else None
+
+
 def _observed(spec: CheckSpec, connection: duckdb.DuckDBPyConnection) -> str:
-    observe = spec.rule.observe if isinstance(spec.rule, Rows) else None
-    observe = observe or "SELECT format('{:,} rows in all', count(*)) FROM {batch}"
+    observe = _observe(spec) or "SELECT format('{:,} rows in all', count(*)) FROM {batch}"
     (text,) = connection.execute(observe.replace("{batch}", spec.table)).fetchall()[0]
     return str(text)
 

@@ -117,7 +117,8 @@ def _alone(paths: Paths) -> bool:
 def _execute(shop: Shop, first: date, last: date) -> bool:
     """One run of the nightly job, recorded where the UI shows it; says why when it failed."""
     paths = Paths(shop.name)
-    before = _stamp(paths.marts)
+    checks = paths.audit(last) / "data_docs" / "index.html"
+    before, checks_before = _stamp(paths.marts), _stamp(checks)
     try:
         reasons = _run_job(shop, first, last)
     except Exception as error:
@@ -129,6 +130,8 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     if reasons:
         published = _stamp(paths.marts) != before
         print(_failure(paths, last, published, "\n".join(reasons)), file=sys.stderr)
+        if _stamp(checks) != checks_before:
+            print(f"Every check of the night, with sample rows: {checks}", file=sys.stderr)
     return not reasons
 
 

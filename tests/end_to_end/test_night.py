@@ -137,7 +137,7 @@ def test_a_bad_night_is_not_published_and_says_why(copied: Place) -> None:
     ran = copied("run")
     assert ran.code == 1
     assert "was not published" in ran.out
-    assert "landing__quarantine" in ran.out and "unknown_event_type" in ran.out
+    assert "landing.quarantine" in ran.out and "unknown_event_type" in ran.out
     assert _sha(copied.home() / "marts.duckdb") == before
     flood.unlink()
     assert copied("run").code == 0
@@ -151,8 +151,8 @@ def test_a_damaged_file_is_not_published_away(copied: Place) -> None:
     damaged.write_bytes(damaged.read_bytes()[:2000])
     ran = copied("run", "--data", str(copied.var / "files"))
     assert ran.code == 1
-    assert "landing__quarantine__files_readable" in ran.out
-    assert "2026-06-10.parquet" in ran.out
+    assert "landing.quarantine.files_readable" in ran.out
+    assert "2026-06-10.parquet" in ran.out and "data_docs/index.html" in ran.out
     assert _sha(copied.home() / "marts.duckdb") == before
 
 

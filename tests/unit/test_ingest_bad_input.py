@@ -207,6 +207,21 @@ def test_too_many_broken_rows_stop_the_night(tiny: tuple[Shop, Paths]) -> None:
     assert stops(shop, paths, land(shop, paths, NIGHT).tables) == ["landing.quarantine.share"]
 
 
+def test_a_message_counts_files_where_it_is_about_files(tiny: tuple[Shop, Paths]) -> None:
+    from audit import suites
+
+    shop, paths = tiny
+    for name in "abc":
+        (paths.raw / "log" / f"{name}.csv").write_text("no,moment\n1,2026-01-01\n")
+    tables = {name: vars(counts) for name, counts in land(shop, paths, NIGHT).tables.items()}
+    found = {check.name: check for check in suites.run("landing", shop, paths, NIGHT, tables)}
+    message = found["landing.quarantine.files_readable"].message
+    listed = "; ".join(f"file log/{name}.csv, reason column who missing" for name in "abc")
+    assert message.endswith(f"can be read, but 3 files say otherwise; first: {listed}")
+    page = (paths.audit(NIGHT) / "data_docs" / "index.html").read_text()
+    assert " ".join(page.split()).count("3 of 3 files") == 1
+
+
 def test_wrong_type_where_the_select_itself_casts_costs_the_rows_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
