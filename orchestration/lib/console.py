@@ -54,7 +54,10 @@ class _NightHandler(logging.Handler):
         if check.passed:
             return None
         word = "BLOCKED by" if check.blocking else "warning:"
-        return f"  {word} {check.description or check.check_name}"
+        said = check.description or "failed"
+        if not said.replace(".", "__").startswith(check.check_name):  # ours begin with their name
+            said = f"{check.check_name}: {said}"
+        return f"  {word} {said}"
 
     def _message(self, record: logging.LogRecord, meta: dict[str, object]) -> str | None:
         said = str(meta.get("orig_message") or record.getMessage())

@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
             "    gross_revenue,\n",
             "    cast(gross_revenue + 0.01 as decimal(38, 4)) as gross_revenue,\n",
         ),
-        "marts__fct_orders__total_equals_lines",
+        "marts.fct_orders.total_equals_lines",
         "gross_of_lines",
     ),
     "duplicated orders": (
@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     ),
     "negative dwell": (
         _model("marts/fct_events", "then ms_to_next end", "then -ms_to_next end"),
-        "marts__fct_events__dwell_not_negative",
+        "marts.fct_events.dwell_not_negative",
         "dwell_ms",
     ),
     "a fall of revenue by more than 60 %": (
@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
             f"CASE WHEN happened >= '{WEEK_AGO}' THEN CAST(price AS DOUBLE) * 0.39 "
             "ELSE CAST(price AS DOUBLE) END AS unit_price",
         ),
-        "marts__fct_orders__revenue_week",
+        "marts.fct_orders.revenue_week",
         "last_week",
     ),
     "a feature from the future": (
@@ -163,18 +163,18 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
     ),
     "a model that recommends an unknown item": (
         _unknown_item,
-        "recommendations__items__known",
+        "recommendations.items.known",
         "ghost",
     ),
     "embeddings of zeros": (
         _embeddings_of_zeros,
-        "features__item_text_embedding_minilm_v1__unit_length",
+        "features.item_text_embedding_minilm_v1.unit_length",
         "squared_length 0.0",
     ),
-    "half the users missing": (_half_the_users, "marts__dim_users__none_lost", "users_tonight 50"),
+    "half the users missing": (_half_the_users, "marts.dim_users.none_lost", "users_tonight 50"),
     "yesterday's data again": (
         _yesterday_again,
-        "marts__fct_events__not_an_earlier_day_again",
+        "marts.fct_events.not_an_earlier_day_again",
         f"earlier_day {YESTERDAY}",
     ),
 }

@@ -213,10 +213,10 @@ def test_a_check_that_blocks_is_printed_once(capsys: pytest.CaptureFixture[str])
         pass
 
     @asset_check(asset=raw, blocking=True)
-    def readable() -> AssetCheckResult:
+    def raw__readable() -> AssetCheckResult:
         return AssetCheckResult(passed=False, description="raw.readable: a.csv cannot be read")
 
-    said = _said(Definitions([raw], asset_checks=[readable]), capsys)
+    said = _said(Definitions([raw], asset_checks=[raw__readable]), capsys)
     assert "BLOCKED by raw.readable: a.csv cannot be read" in said
     assert said.count("readable: ") == 1
     assert "FAILED: a check above blocks the night" in said and "Error" not in said
