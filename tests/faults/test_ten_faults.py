@@ -126,8 +126,8 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
             "from {{ ref('int_orders') }}",
             "from {{ ref('int_orders') }} cross join (values (1), (2)) as twice (n)",
         ),
-        "unique_grain_fct_orders_order_id",
-        "",
+        "marts__fct_orders__key",
+        "order_id",
     ),
     "a null key": (
         _model(
