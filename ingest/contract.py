@@ -214,7 +214,12 @@ QUARANTINE = Table(
         Column("reason", "VARCHAR", "Which rule, cast or column, or the shop's own words", True),
         Column("file", "VARCHAR", "Raw file the row came from, relative to the raw folder", True),
         Column("row", "BIGINT", "Row within that file; NULL when the whole file is unreadable"),
-        Column("payload", "VARCHAR", "The mapped columns as JSON, user ids as pseudonyms"),
+        Column(
+            "payload",
+            "VARCHAR",
+            "The mapped columns as JSON, user ids as pseudonyms; NULL for what could not be read:"
+            " its text stays in the raw file, for nobody can tell where in it a shopper is named",
+        ),
     ),
 )
 

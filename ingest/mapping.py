@@ -401,7 +401,7 @@ def map_table(
     connection.execute("DROP TABLE selected")
     masked += mask_columns(connection, "mapped", ["_payload"], mapping.shop.time_zone)
     if masked:
-        _log.info(f"{table.name}: personal data masked in the texts of {told(masked)}")
+        _log.info(f"{table.name}: {told(masked)} masked in its texts")
     _refuse_rows_from_nowhere(connection, mapping)
 
 

@@ -294,6 +294,20 @@ def region_of(time_zone: str) -> str:
     return {row[2]: row[0] for row in rows}.get(time_zone, "ZZ")
 
 
+_WORDS = {
+    "email": "e-mail address",
+    "iban": "IBAN",
+    "id": "national id",
+    "card": "card number",
+    "phone": "phone number",
+}
+
+
 def told(counts: Counter[str]) -> str:
     """The counts in words."""
-    return ", ".join(f"{number:,} {kind}" for kind, number in sorted(counts.items())) or "none"
+    words = [
+        f"{counts[kind]:,} {word}{'' if counts[kind] == 1 else 'es' if word[-1] == 's' else 's'}"
+        for kind, word in _WORDS.items()
+        if counts[kind]
+    ]
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if words[1:] else words)

@@ -194,6 +194,18 @@ def test_what_is_wrong_with_one_file_costs_no_other_row(
     assert stops(shop, paths, tables) == case.stops
 
 
+@pytest.mark.parametrize("odd", ['4711,2026-01-01,"ann@shop,view,mug,,,', "4711,ann@shop", "\xff"])
+def test_a_line_that_cannot_be_read_is_noted_without_its_text(
+    odd: str, tiny: tuple[Shop, Paths]
+) -> None:
+    shop, paths = tiny
+    (paths.raw / "log" / "odd.csv").write_bytes(csv(line(1, "2026-01-01"), odd).encode("latin-1"))
+    land(shop, paths, NIGHT)
+    ((file, row, payload),) = query(paths, "SELECT file, row, payload FROM $quarantine")
+    assert (file, row, payload) == ("log/odd.csv", 2, None)
+    assert "4711" not in str(aside(paths)) and "ann" not in str(aside(paths))
+
+
 def test_of_two_payloads_the_earlier_one_is_kept(tiny: tuple[Shop, Paths]) -> None:
     shop, paths = tiny
     put(paths, "odd.csv", line(1, "2026-01-02", sku="cup"), line(1, "2026-01-01", sku="mug"))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from core.paths import Paths
 from ingest.landing import land
-from ingest.personal_data import _CANDIDATE, mask, mask_json, region_of
+from ingest.personal_data import _CANDIDATE, mask, mask_json, region_of, told
 from ingest.pseudonym import ERASED, forget_at_the_door, load_forgotten, load_key, pseudonym
 from shops.demo.source import fetch
 from tests.unit.test_ingest_landing import NIGHT, line, make_shop, put
@@ -162,7 +163,7 @@ def test_nothing_that_is_masked_reaches_landing_or_quarantine(
     stored = _texts(paths)
     assert stored.count("[email]") >= 4 and "[card]" in stored and "[phone]" in stored
     assert not any(secret in stored for secret in SECRETS)
-    assert "personal data masked" in caplog.text and not any(s in caplog.text for s in SECRETS)
+    assert "masked in its texts" in caplog.text and not any(s in caplog.text for s in SECRETS)
 
 
 def _texts(paths: Paths) -> str:
@@ -202,3 +203,11 @@ def test_the_key_of_the_forgotten_is_not_made_twice(
     (paths.secrets / "forgotten.key").unlink()
     with pytest.raises(ValueError, match="is lost"):
         forget_at_the_door(paths, "bob")
+
+
+def test_what_was_masked_is_told_in_words() -> None:
+    assert told(Counter(phone=2)) == "2 phone numbers"
+    assert told(Counter(email=450, phone=580)) == "450 e-mail addresses and 580 phone numbers"
+    assert told(Counter(iban=1, id=1, card=1, email=1)) == (
+        "1 e-mail address, 1 IBAN, 1 national id and 1 card number"
+    )
