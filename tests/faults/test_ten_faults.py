@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[Fault, str, str]] = {
             "from {{ ref('int_orders') }}",
             "from {{ ref('int_orders') }} cross join (values (1), (2)) as twice (n)",
         ),
-        "marts__fct_orders__key",
+        "marts.fct_orders.key",
         "order_id",
     ),
     "a null key": (
