@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from dataclasses import dataclass
 from datetime import date
@@ -79,7 +80,8 @@ def build(shop: Shop, paths: Paths, night: date) -> Report:
         if old.stem not in csvs:
             old.unlink()
     files = [_write(folder / f"{key}.csv", data) for key, data in csvs.items()]
-    figures = {p.key: plots.png(p.figure) for p in panels if p.figure is not None}
+    stamp = "simulated" if shop.simulated else ""
+    figures = {p.key: plots.png(p.figure, stamp=stamp) for p in panels if p.figure is not None}
     written = Report(_write(folder / "index.html", page.encode()), figures, files)
     entry.show(paths, page)
     return written
@@ -104,9 +106,16 @@ def render(shop: Shop, night: date, found: list[Section], csvs: dict[str, bytes]
         sections=found,
         small=plots.SMALL,
         svgs={p.key: Markup(plots.svg(p.figure, p.key)) for p in panels if p.figure is not None},
+        phone_svgs={
+            p.key: Markup(plots.svg(p.phone, f"{p.key}-phone"))
+            for p in panels
+            if p.phone is not None
+        },
+        phone_periods=plots.PHONE_PERIODS,
         csvs={key: _data_link(data) for key, data in csvs.items()},
         stem="_".join([shop.name, night.isoformat(), *["simulated"][: shop.simulated]]),
         kind=_kind,
+        stacked=_stacked,
     )
 
 
@@ -143,9 +152,14 @@ def _data_link(data: bytes) -> str:
 def _kind(panel: Panel, column: int) -> str:
     """How a table's column is set: `number` flush right, `short` without a line break."""
     cells = {row[column] for row in panel.rows} - {"-"}
-    if cells and all(re.fullmatch(r"[-+]?[\d.,]+( s|%)?", cell) for cell in cells):
+    if cells and all(re.fullmatch(r"[-+]?[\d.,]+( s|%| points)?", cell) for cell in cells):
         return "number"
     return "short" if all(len(cell) <= 12 for cell in cells) else "text"
+
+
+def _stacked(columns: int) -> int:
+    """How many columns of a wide table stand beside each other on a telephone."""
+    return columns if columns <= 5 else math.ceil(columns / 2)
 
 
 def _write(path: Path, data: bytes) -> Path:

@@ -143,7 +143,10 @@ def _ratio(top: float, under: float) -> float | None:
 
 
 def week(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
-    """One row per measure: the last seven days, the seven before, and what a rate rests on."""
+    """One row per measure: the last seven days, the seven before, and what a rate rests on.
+
+    `change` is relative, but for a share it is the difference: `change_in` says which.
+    """
     import pyarrow as pa
 
     sides = totals(connection, night, "week").to_pylist()
@@ -152,7 +155,8 @@ def week(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
         "order_value": ("gross_revenue", "orders"),
         "returning_share": ("returning_orders", "known_orders"),
     }
-    found: list[tuple[str, float | None, float | None, float | None, int | None]] = []
+    shares = ("conversion", "returning_share")
+    found: list[tuple[str, float | None, float | None, float | None, str, int | None]] = []
     for measure in ("visitors", "new_shoppers", "orders", "net_revenue", *ratios, "refunds"):
         top, under = ratios.get(measure, (measure, None))
         values = [_ratio(side[top], side[under] if under else 1) for side in sides]
@@ -160,9 +164,12 @@ def week(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
             continue
         before, now = values
         change = now / before - 1 if now is not None and before and before > 0 else None
+        if measure in shares:
+            change = now - before if now is not None and before is not None else None
         n = int(min(side[under] for side in sides)) if under else None
-        found.append((measure, before, now, change, n))
-    columns = ("measure", "before", "now", "change", "n")
+        kind = "points" if measure in shares else "percent"
+        found.append((measure, before, now, change, kind, n))
+    columns = ("measure", "before", "now", "change", "change_in", "n")
     return pa.table({name: [row[at] for row in found] for at, name in enumerate(columns)})
 
 

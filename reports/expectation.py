@@ -4,7 +4,8 @@ The rule, for a measure and a day: the mean of the 14 days before, times what th
 is of such a mean (the median of the eight weeks before). The first factor carries the trend, the
 second the week. The range is where nine of ten of the rule's own errors of the 56 days before
 lay, in units of the same mean. Nothing of the day itself, or after it, is used; the range of a
-past day is made in the same way, so how often it held can be counted.
+past day is made in the same way, so how often it held can be counted. Where nothing came in the
+fourteen days before there is no range: the rule knows nothing of how much may come.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def measures(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     """One row per measure and day: the night and the days of the back-test before it.
 
     `n` is what a ratio rests on, NULL for a count or a sum. `state` is `inside`, `above` or `below`
-    the range, NULL when the shop is too young for one or the day has no value.
+    the range, NULL when there is none (yet) or the day has no value.
     """
     digits = " ".join(f"WHEN '{name}' THEN {digits}" for name, digits in DIGITS.items())
     order = " ".join(f"WHEN '{name}' THEN {at}" for at, name in enumerate(DIGITS))
@@ -141,10 +142,10 @@ def measures(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
             -- outwards to the decimals that are shown, so that what is read is what is judged
             SELECT day, measure, value,
                    least(expected, CASE WHEN measure = 'returning_share' THEN 1 END) AS expected,
-                   CASE WHEN errors >= {ERROR_DAYS // 2} THEN
+                   CASE WHEN errors >= {ERROR_DAYS // 2} AND level > 0 THEN
                        greatest(floor(least * pow(10, digits)) / pow(10, digits),
                                 CASE WHEN measure != 'net_revenue' THEN 0 END) END AS low,
-                   CASE WHEN errors >= {ERROR_DAYS // 2} THEN
+                   CASE WHEN errors >= {ERROR_DAYS // 2} AND level > 0 THEN
                        least(ceil(most * pow(10, digits)) / pow(10, digits),
                              CASE WHEN measure = 'returning_share' THEN 1 END) END AS high,
                    round(value * pow(10, digits)) / pow(10, digits) AS shown

@@ -36,8 +36,15 @@ _FORMATS: dict[str, Callable[[float | None], str]] = {
     "median_dwell_ms": seconds,
 }
 
-_SAID = {"inside": "✓ as usual", "above": "▲ above", "below": "▼ below", "unknown": "no range yet"}
+_SAID = {"inside": "✓ as usual", "above": "▲ above", "below": "▼ below", "unknown": "no range"}
 """Read without colour as well."""
+
+_CHANGES = {"percent": "%", "points": " points"}
+
+_RATES = (
+    "Orders a visitor: orders over visitors. Returning orders: of the orders by users with an id, "
+    "guests left out, those by who had bought before."
+)
 
 _EXPLAINED = ("net_revenue", "orders", "visitors", "new_shoppers", "refunds")
 """The measures that are sums over shoppers, so that segments can carry them."""
@@ -80,9 +87,15 @@ def _tile(source: Source, measure: str, rows: list[dict[str, Any]]) -> Tile:
     held = sum(row["state"] == "inside" for row in judged)
     money = f", {source.shop.currency}" if measure in ("net_revenue", "refunds") else ""
     expected = "the shop is too young to say"
+    if today["expected"] == 0:
+        expected = f"none in the {expectation.LEVEL_DAYS} days before"
     if today["low"] is not None:
         expected = f"usual {_format(measure, today['low'])} to {_format(measure, today['high'])}"
-    rests = {"conversion": "visitors", "returning_share": "orders", "median_dwell_ms": "views"}
+    rests = {
+        "conversion": "visitors",
+        "returning_share": "non-guest orders",
+        "median_dwell_ms": "views",
+    }
     return Tile(
         measure,
         LABELS[measure] + money,
@@ -137,6 +150,8 @@ def yesterday(source: Source, measured: pa.Table, reasons: pa.Table) -> Section:
     }
     judged = len(tiles) - len(named["unknown"])
     lead = f"{len(named['inside'])} of {judged} measures as usual"
+    if named["unknown"]:
+        lead = f"{judged} of {len(tiles)} measures can be judged, {len(named['inside'])} as usual"
     for state in ("above", "below"):
         if named[state]:
             lead += f"; {state}: {', '.join(named[state])}"
@@ -180,7 +195,7 @@ def _expectations(source: Source, measured: pa.Table) -> Panel:
         f"on how many of the {expectation.BACK_TEST_DAYS} days before the range made for each "
         "held. Nine of ten is what it is meant to do, so by chance alone one of eight measures is "
         "outside on most days. An order counts on its own day, a refund on the day of "
-        "the refund. n: what a ratio rests on." + _who_visits(source),
+        f"the refund. {_RATES} n: what a ratio rests on." + _who_visits(source),
         measured,
         headers=("measure", "value", "expected", "from", "to", "held", "n"),
         rows=rows,
@@ -194,11 +209,8 @@ def changed(source: Source, measured: pa.Table, reasons: pa.Table) -> Section:
     """What changed against the days before, what carries it, and whether the data are to blame."""
     night = source.night
     spans = {span: changes.segments(source.connection, night, span) for span in ("day", "week")}
-    outside = [
-        measure
-        for measure, rows in _by_measure(source, measured).items()
-        if rows[-1]["state"] in ("above", "below")
-    ]
+    states = {m: rows[-1]["state"] for m, rows in _by_measure(source, measured).items()}
+    outside = [measure for measure, state in states.items() if state in ("above", "below")]
     told = [measure for measure in outside if measure in _EXPLAINED] or ["net_revenue"]
     day = f"{day_name(night)} against the mean of the four {night:%A}s before"
     week = "the last seven days against the seven before"
@@ -208,10 +220,12 @@ def changed(source: Source, measured: pa.Table, reasons: pa.Table) -> Section:
         _data_reasons(reasons),
         _week(source),
         *(_segments(source, spans["day"], measure, "day", day) for measure in told),
-        _segments(source, spans["week"], "net_revenue", "week", week),
+        # the last of an odd number fills its row
+        _segments(source, spans["week"], "net_revenue", "week", week, wide=len(told) % 2 == 0),
         _expectations(source, measured),
     ]
-    why = "Nothing was out of its range; the net revenue is taken apart all the same."
+    why = "Nothing was out of its range" if any(states.values()) else "Nothing has a range yet"
+    why += "; the net revenue is taken apart all the same."
     if outside:
         why = (
             f"Out of range: {', '.join(LABELS[measure].lower() for measure in outside)}. "
@@ -249,7 +263,9 @@ def _bridge(source: Source, span: str, title: str) -> Panel:
     )
 
 
-def _segments(source: Source, data: pa.Table, measure: str, span: str, against: str) -> Panel:
+def _segments(
+    source: Source, data: pa.Table, measure: str, span: str, against: str, wide: bool = False
+) -> Panel:
     import pyarrow.compute as pc
 
     part = data.filter(pc.equal(data["measure"], measure)).drop_columns(["measure"])
@@ -277,6 +293,7 @@ def _segments(source: Source, data: pa.Table, measure: str, span: str, against: 
         ],
         few=few(part, "shoppers"),
         empty="" if rows else "No segments to tell apart in these days.",
+        wide=wide,
     )
 
 
@@ -285,7 +302,8 @@ def _week(source: Source) -> Panel:
     return Panel(
         "week",
         "The last seven days against the seven before",
-        "Sums of the days, and for the rates the sums divided. Visitors are counted day by day.",
+        "Sums of the days, and for the rates the sums divided. Visitors are counted day by day. "
+        f"{_RATES} Both change by percentage points, all else by percent.",
         data,
         headers=("measure", "before", "now", "change", "n"),
         rows=[
@@ -295,13 +313,16 @@ def _week(source: Source) -> Panel:
                 ),
                 _format(row["measure"], row["before"]),
                 _format(row["measure"], row["now"]),
-                "-" if row["change"] is None else f"{row['change'] * 100:+.1f}%",
+                "-"
+                if row["change"] is None
+                else f"{row['change'] * 100:+.1f}{_CHANGES[row['change_in']]}",
                 count(row["n"]),
             ]
             for row in data.to_pylist()
         ],
         few=few(data, "n"),
         empty="" if data.num_rows else "There are no seven days before to compare with.",
+        wide=True,
     )
 
 
@@ -355,4 +376,5 @@ def _data_reasons(data: pa.Table) -> Panel:
         headers=("what", "found"),
         rows=[[row["what"], row["found"]] for row in data.to_pylist()],
         empty="" if data.num_rows else "No data reason found.",
+        wide=True,
     )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from core.shop import Shop
-from reports import plots
 from reports.plots import SMALL, Plot
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ Words = Callable[["pa.Table"], str]
 class Panel:
     """One figure or table of the page; `data` is exactly what is drawn or listed.
 
-    Either `figure`, or `headers` and `rows`, or `empty` (why there is nothing to see) is set. `few`
-    says of each row whether it rests on fewer than `SMALL`; those are set in grey.
+    Either `figure`, or `headers` and `rows`, or `empty` (why there is nothing to see) is set; a
+    figure too wide for a telephone has another for it in `phone`. `few` says of each row whether it
+    rests on fewer than `SMALL`; those are set in grey.
     """
 
     key: str
@@ -39,6 +39,7 @@ class Panel:
     n: str = ""
     reading: str = ""
     figure: Figure | None = None
+    phone: Figure | None = None
     headers: tuple[str, ...] = ()
     rows: list[list[str]] = field(default_factory=list)
     few: tuple[bool, ...] = ()
@@ -118,9 +119,6 @@ class Source:
         data = plot.query(self.connection, *arguments)
         if data.num_rows == 0:
             return Panel(key, title, definition, data, empty=empty)
-        figure = plot.draw(data)
-        if self.shop.simulated:
-            plots.stamp(figure, "simulated")
         return Panel(
             key,
             title,
@@ -128,7 +126,8 @@ class Source:
             data,
             n=n(data),
             reading=reading(data) if reading else "",
-            figure=figure,
+            figure=plot.draw(data),
+            phone=plot.phone(data),
             wide=wide,
             tall=tall,
         )

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
 SMALL = 30
 """Below this n a rate says little: its interval spans tens of percentage points."""
 
-NARROW = 4.9
+NARROW = 4.3
 """Inches: half of the page's column, and what a telephone shows without scrolling."""
+
+PHONE_PERIODS = 8
+"""As many periods of a cohort as a telephone shows in letters that can be read."""
 
 INK, MUTED, GREY, FAINT, GRID = "#22303c", "#66737f", "#98a3ad", "#c3cad1", "#e3e7eb"
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#b0578d"
@@ -69,6 +72,8 @@ class Plot:
 
     query: Callable[..., pa.Table]
     draw: Callable[[pa.Table], Figure]
+    phone: Callable[[pa.Table], Figure | None] = lambda data: None
+    """The same for a telephone, where the figure is too wide for one."""
 
     def __call__(self, connection: duckdb.DuckDBPyConnection, *arguments: object) -> Figure:
         """The figure, straight from the marts; raises ValueError when there is nothing to draw."""
@@ -104,7 +109,7 @@ def svg(figure: Figure, name: str) -> str:
     width = figure.get_figwidth() * 72
     # as wide as the screen allows, but letters neither larger nor much smaller than the page's;
     # what would become too small is scrolled sideways
-    size = f"max-width: {width * 1.3:.0f}px"
+    size = f"max-width: {width * 1.45:.0f}px"
     if width > NARROW * 72:
         size += f"; min-width: {width:.0f}px"
     head, rest = text.split(">", 1)
@@ -113,24 +118,26 @@ def svg(figure: Figure, name: str) -> str:
     return f'<svg {box.group()} style="{size}">{rest}'.strip()
 
 
-def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG bytes, on white."""
+def png(figure: Figure, dpi: int = 110, stamp: str = "") -> bytes:
+    """The figure as PNG bytes, on white; above it `stamp` (`simulated`), as nothing else says it
+    of a picture that has left the page.
+    """
+    from matplotlib.transforms import Bbox
+
+    width, height = figure.get_size_inches()
     buffer = io.BytesIO()
     with _styled():
+        if stamp:
+            figure.text(0.995, 1, stamp, ha="right", va="bottom", fontsize=8.5, color=ORANGE)
         figure.savefig(
-            buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
+            buffer,
+            format="png",
+            dpi=dpi,
+            facecolor="white",
+            metadata={"Software": None},
+            bbox_inches=Bbox.from_bounds(0, 0, width, height + (0.2 if stamp else 0)),
         )
     return buffer.getvalue()
-
-
-def stamp(figure: Figure, text: str) -> Figure:
-    """Write `text` (`simulated`) above the figure's upper right corner, so that a copy says it."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.set(rect=(0, 0, 1, 1 - 0.17 / figure.get_figheight()))  # type: ignore[call-arg]
-    with _styled():
-        figure.text(0.995, 0.995, text, ha="right", va="top", fontsize=8.5, color=ORANGE)
-    return figure
 
 
 # --- shared pieces -------------------------------------------------------------------------------
@@ -220,7 +227,9 @@ def _bars(
         longest = max(max(values), 1e-9)
         for row, (value, note) in enumerate(zip(values, notes, strict=True)):
             axes.text(max(value, 0) + longest * 0.02, row, note, va="center", fontsize=10)
-        axes.set_xlim(0, longest * (1.12 + 0.034 * max(map(len, notes))))
+        # room for the longest note: a letter is about six points wide
+        room = NARROW * 72 - 6 * max(map(len, labels))
+        axes.set_xlim(0, longest * room / max(room - 6.4 * max(map(len, notes)) - 6, room / 4))
         axes.xaxis.set_visible(False)
         axes.grid(visible=False)
         axes.spines[["bottom", "left"]].set_visible(False)
@@ -272,7 +281,7 @@ def _draw_sales(data: pa.Table) -> Figure:
     )
     shades = [BLUE if whole else FAINT for whole in complete]
     with _styled():
-        figure = _figure(height=4.8)
+        figure = _figure(height=5.4)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
         upper.bar(weeks, [float(value) for value in revenue], width=5.6, color=shades)
         lower.bar(weeks, orders, width=5.6, color=shades)
@@ -300,7 +309,7 @@ def _draw_retention(data: pa.Table) -> Figure:
     shade = LinearSegmentedColormap.from_list("blues", SHADES)
     monthly = all(cohort.day == 1 for cohort in cohorts)
     with _styled():
-        figure = _figure(max(NARROW, 1.9 + 0.36 * last), 0.75 + 0.25 * len(cohorts))
+        figure = _figure(max(NARROW, 1.6 + 0.34 * last), 0.75 + 0.25 * len(cohorts))
         axes = figure.subplots()
         for cohort, period, n, rate in zip(
             *_columns(data, "cohort", "period", "eligible", "rate"), strict=True
@@ -310,24 +319,29 @@ def _draw_retention(data: pa.Table) -> Figure:
             dark = not few and rate / top > 0.55
             colour = GREY if few else "#ffffff" if dark else INK
             axes.text(
-                period, row, f"{rate * 100:.0f}", ha="center", va="center", fontsize=8, color=colour
+                period, row, f"{rate * 100:.0f}", ha="center", va="center", fontsize=9, color=colour
             )
         labels = [f"{cohort:%b %Y}" if monthly else f"{cohort:%d %b %Y}" for cohort in cohorts]
         axes.set_yticks(
             range(len(cohorts)),
             [f"{label} ({sizes[c]:,})" for label, c in zip(labels, cohorts, strict=True)],
-            fontsize=8.5,
+            fontsize=9.5,
         )
         axes.set_xticks(range(1, last + 1), [str(period) for period in range(1, last + 1)])
         axes.xaxis.set_ticks_position("top")
-        axes.set_xlabel(
-            f"{'months' if monthly else 'weeks'} after the first event (cells: % who came back)"
-        )
+        axes.set_xlabel(f"{'months' if monthly else 'weeks'} after the first event", loc="left")
         axes.xaxis.set_label_position("top")
         axes.set_xlim(0.5, last + 0.5)
         axes.set_ylim(len(cohorts) - 0.5, -0.5)
         _bare(axes)
     return figure
+
+
+def _draw_first_periods(data: pa.Table) -> Figure | None:
+    import pyarrow.compute as pc
+
+    first = data.filter(pc.less_equal(data["period"], PHONE_PERIODS))
+    return _draw_retention(first) if first.num_rows < data.num_rows else None
 
 
 def _cell(x: float, y: float, colour: Any) -> Any:
@@ -558,7 +572,7 @@ def _draw_top_items(data: pa.Table) -> Figure:
         f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
         for value, n in zip(values, buyers, strict=True)
     ]
-    return _bars([_clip(title, 30) for title in titles], values, notes, buyers)
+    return _bars([_clip(title, 26) for title in titles], values, notes, buyers)
 
 
 def _draw_order_counts(data: pa.Table) -> Figure:
@@ -601,7 +615,7 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
                 if low is not None and high is not None:
                     axes.plot([low, high], [row, row], color=colour, linewidth=5, alpha=0.3)
                 axes.plot([value], [row], "o", color=colour, markersize=5)
-            few = "" if users >= SMALL else f" (n {users})"
+            few = "" if users >= SMALL else f"\n(n {users})"
             axes.set_title(metric.replace("_", " ") + few, fontsize=10.5, loc="left")
             axes.set_yticks(range(len(models)), [model.replace("_", " ") for model in models])
             axes.set_ylim(len(models) - 0.5, -0.5)
@@ -616,7 +630,7 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
 
 bridge = Plot(changes.bridge, _draw_bridge)
 sales = Plot(queries.sales, _draw_sales)
-retention_heatmap = Plot(queries.retention, _draw_retention)
+retention_heatmap = Plot(queries.retention, _draw_retention, _draw_first_periods)
 retention_curve = Plot(queries.retention_curve, _draw_retention_curve)
 repurchase_windows = Plot(queries.repurchase_windows, _draw_repurchase_windows)
 repurchase_cohorts = Plot(queries.repurchase_cohorts, _draw_repurchase_cohorts)

@@ -210,9 +210,9 @@ def retention(source: Source) -> Section:
             title=f"Who came back, by {grain} of the first event",
             definition="Of the users whose first event fell into one calendar "
             f"{grain}, the share with an event (other than a refund or an exposure) in the N-th "
-            f"{grain} after it, once that {grain} has fully elapsed. In brackets the users of the "
-            f"cohort. At most the latest {queries.COHORTS[grain]} cohorts. Grey numbers rest on "
-            f"fewer than {SMALL} users.",
+            f"{grain} after it, in percent, once that {grain} has fully elapsed. In brackets the "
+            f"users of the cohort. At most the latest {queries.COHORTS[grain]} cohorts. Grey "
+            f"numbers rest on fewer than {SMALL} users.",
             empty=empty,
             n=cohorts,
             reading=first_period(grain),

@@ -36,7 +36,7 @@ from audit import nights
 from core.paths import Paths
 from reports import changes, entry, expectation, plots
 from reports.build import Report, build
-from reports.morning import data_reasons, yesterday
+from reports.morning import LABELS, data_reasons, yesterday
 from reports.panels import Source
 
 __all__ = ["home", "page", "report"]  # fixtures
@@ -158,7 +158,8 @@ def test_the_expectation_uses_nothing_of_the_day_itself(
     assert [[row[name] for name in ranged] for row in before] == [
         [row[name] for name in ranged] for row in after
     ]
-    assert all(row["low"] is not None for row in before)
+    # nobody is new in this shop's last weeks: of what never came nothing is expected
+    assert [row["measure"] for row in before if row["low"] is None] == ["new_shoppers"]
     assert {row["measure"]: row["value"] for row in after}["visitors"] == 0
     assert before[0]["value"] > 0 and after[0]["state"] == "below"
 
@@ -175,7 +176,9 @@ def test_days_held_are_counted_from_the_days_before(page: ElementTree.Element) -
             <= round(float(r["value"]), expectation.DIGITS[key])
             <= float(r["high"])
         ]
-        if "few" not in (tile.get("class") or ""):
+        if key == "new_shoppers":  # nobody was, in weeks
+            assert not judged and "no range none in the 14 days before" in words(tile)
+        elif "few" not in (tile.get("class") or ""):
             assert f"held {len(inside)} of {len(judged)} days" in words(tile)
             assert len(judged) > 20 and len(inside) > 15
 
@@ -186,7 +189,7 @@ def test_the_state_is_said_in_words_and_shown_in_colour(page: ElementTree.Elemen
         for r in csv_rows(panel(page, "expectations"))
         if r["day"] == NIGHT.isoformat()
     }
-    said = {"inside": "✓ as usual", "above": "▲ above", "below": "▼ below", "": "no range yet"}
+    said = {"inside": "✓ as usual", "above": "▲ above", "below": "▼ below", "": "no range"}
     for key, tile in tiles(page).items():
         state = rows[key]["state"]
         assert said[state] in words(tile)
@@ -295,6 +298,34 @@ def test_bridge_and_segments_of_the_page_tell_the_same_change(
     for name in {row["dimension"] for row in rows}:
         changed = [float(row["change"]) for row in rows if row["dimension"] == name]
         assert sum(changed) == pytest.approx(float(now - before), abs=1e-3)
+
+
+def test_a_share_changes_by_points_and_a_sum_by_percent(page: ElementTree.Element) -> None:
+    shown = {words(row[0]): words(row[3]) for row in next(panel(page, "week").iter("tbody"))}
+    for row in csv_rows(panel(page, "week")):
+        before, now = float(row["before"]), float(row["now"])
+        if row["measure"] in ("conversion", "returning_share"):
+            said = f"{(now - before) * 100:+.1f} points"
+        else:
+            said = f"{(now / before - 1) * 100:+.1f}%" if before else "-"
+        assert shown.pop(LABELS.get(row["measure"], "Money an order")) == said
+    assert not shown
+
+
+def test_a_young_shop_is_told_how_much_can_be_judged(
+    home: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: ElementTree.Element
+) -> None:
+    (lead,) = [p for p in page.iter("p") if "measures can be judged" in words(p)]
+    assert words(lead).startswith("7 of 8 measures can be judged, ")
+    with opened(fresh(tmp_path, monkeypatch, home).marts) as connection:
+        young = date(2026, 1, 25)
+        for table, day in (("fct_events", "event_date"), ("fct_order_lines", "line_date")):
+            connection.execute(f"DELETE FROM marts.{table} WHERE {day} > DATE '{young}'")
+        source = Source(connection, shop(), young)
+        rows = expectation.measures(connection, young)
+        section = yesterday(source, rows, data_reasons(source))
+        assert section.lead.startswith("The shop is too young to say what is usual for a day.")
+        assert {tile.state for tile in section.tiles} == {"unknown"}
 
 
 def test_data_reasons_name_missing_hours_and_failed_checks(
@@ -417,10 +448,14 @@ addEventListener("load", () => {
     (e) => !e.closest(boxes) && e.getBoundingClientRect().right > innerWidth + 0.5);
   const small = [...document.querySelectorAll("p, td, li, figcaption, span, a")].filter(
     (e) => !e.closest("svg") && parseFloat(getComputedStyle(e).fontSize) < 11.5);
+  for (const e of document.querySelectorAll("details")) e.open = true;
+  const cut = [...document.querySelectorAll(".table, .plot, nav ul")].filter(
+    (e) => e.scrollWidth > e.clientWidth + 1);
   const tile = [...document.querySelectorAll(".tile")].pop().getBoundingClientRect().bottom;
   parent.postMessage(JSON.stringify({
     window: innerWidth, page: document.documentElement.scrollWidth, last_tile: tile,
-    wide: wide.map((e) => e.tagName + "." + e.className), small: small.length}), "*");
+    wide: wide.map((e) => e.tagName + "." + e.className), small: small.length,
+    cut: cut.map((e) => e.className + " of " + e.parentElement.id)}), "*");
 });
 </script>
 """
@@ -460,6 +495,7 @@ def test_at_390_pixels_nothing_is_wider_than_the_screen(report: Report, tmp_path
     assert found["window"] == 390
     assert found["page"] <= 390 and found["wide"] == []
     assert found["small"] == 0
+    assert found["cut"] == []
     assert found["last_tile"] <= 844, "the measures of the day do not fit on the first screen"
 
 
