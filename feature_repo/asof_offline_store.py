@@ -3,7 +3,8 @@
 Every entity row comes back exactly once and in the order given, whether or not anything is known of
 it. A feature counts from its timestamp on and, where the view has a TTL, up to and including
 timestamp + TTL. A source may hold several rows for one entity and moment only when it names a
-created_timestamp_column: then the row created last counts.
+created_timestamp_column: then the row created last counts. A source may say in its tag `online`, as
+a condition over its columns, which entities are brought online.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from feast.saved_dataset import SavedDatasetStorage
 
 from core.duck import connect
 
+ONLINE = "online"
+"""The tag of a source with the condition that an entity's last row must meet to go online."""
 MOMENT = "event_timestamp"
 """The column of the entity rows that says when each is asked about."""
 
@@ -109,7 +112,7 @@ class AsofDuckDBOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The last row of each entity with start_date <= timestamp <= end_date."""
+        """The last row of each entity with start_date <= timestamp <= end_date that goes online."""
         times = [timestamp_field, *filter(None, [created_timestamp_column])]
         columns = [*join_key_columns, *feature_name_columns, *times]
         keys = _columns(join_key_columns)
@@ -117,6 +120,7 @@ class AsofDuckDBOfflineStore(OfflineStore):
         query = f"""
             {_rows_between(config, data_source, columns, start_date, end_date)}
             QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {newest_first}) = 1
+                AND ({data_source.tags.get(ONLINE, "true")})
             ORDER BY {keys}"""
         return _Job(lambda: _run(query))
 

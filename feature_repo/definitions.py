@@ -15,6 +15,8 @@ import yaml
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, FeastType, Float32, Float64, Int64, String
 
+from feature_repo.asof_offline_store import ONLINE
+
 _MODELS = Path(__file__).resolve().parent.parent / "dbt_project" / "models" / "features"
 _TYPES: dict[str, FeastType] = {"bigint": Int64, "double": Float64, "varchar": String}
 
@@ -22,18 +24,24 @@ OWNER = "data-science"
 SNAPSHOT_TTL = timedelta(days=14)
 """Snapshots are weekly; what is older than two of them is stale and reads as missing."""
 
+ONLINE_DAYS = 365
+"""Shoppers who were not seen for longer are not brought online: a night costs what the shoppers of
+a year cost, however many there ever were."""
+_SEEN = f"coalesce(days_since_last_event, tenure_days) <= {ONLINE_DAYS}"
 
-def _source(view: str) -> FileSource:
+
+def _source(view: str, online: str | None = None) -> FileSource:
     return FileSource(
         name=view,
         path=f"{view}/*.parquet",
         timestamp_field="event_timestamp",
+        tags={ONLINE: online} if online else {},
         description=f"the parquet files in features/{view}",
         owner=OWNER,
     )
 
 
-def _view_of_model(name: str, entity: Entity) -> FeatureView:
+def _view_of_model(name: str, entity: Entity, online: str | None = None) -> FeatureView:
     """The feature view of a dbt model: every column of its yml but the moment."""
     model: dict[str, Any] = yaml.safe_load((_MODELS / f"{name}.yml").read_text())["models"][0]
     return FeatureView(
@@ -49,7 +57,7 @@ def _view_of_model(name: str, entity: Entity) -> FeatureView:
             for column in model["columns"]
             if column["name"] != "event_timestamp"
         ],
-        source=_source(name),
+        source=_source(name, online),
         description=" ".join(model["description"].split()),
         tags={"built_by": "dbt", "grain": f"{entity.join_key}, snapshot day"},
         owner=OWNER,
@@ -71,7 +79,7 @@ item = Entity(
     owner=OWNER,
 )
 
-user_behaviour_v1 = _view_of_model("user_behaviour_v1", user)
+user_behaviour_v1 = _view_of_model("user_behaviour_v1", user, online=_SEEN)
 item_stats_v1 = _view_of_model("item_stats_v1", item)
 item_text_embedding_minilm_v1 = FeatureView(
     name="item_text_embedding_minilm_v1",

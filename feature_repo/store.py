@@ -30,6 +30,7 @@ from core.duck import connect
 from core.paths import Paths
 from core.profile import servers, settings_file
 from feature_repo import FeatureError, definitions
+from feature_repo.asof_offline_store import ONLINE
 
 _CONFIG = Path(__file__).with_name("feature_store.yaml")
 _IDS_PER_READ = 1_000
@@ -218,15 +219,22 @@ def materialize(paths: Paths, night: date) -> dict[str, int]:
 
 
 def _entities_between(paths: Paths, view: FeatureView, start: datetime, end: datetime) -> int:
+    key, source = view.join_keys[0], view.batch_source
+    assert source is not None
     with connect() as duck:
         found = duck.execute(
-            f"SELECT count(DISTINCT {view.join_keys[0]}) FROM read_parquet(?)"
-            " WHERE event_timestamp BETWEEN ? AND ?",
-            [
-                str(paths.features / view.name / "*.parquet"),
-                start.replace(tzinfo=None),
-                end.replace(tzinfo=None),
-            ],
+            f"""
+            SELECT count(*) FROM (
+                FROM read_parquet($files) WHERE event_timestamp BETWEEN $start AND $end
+                QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY event_timestamp DESC) = 1
+                    AND ({source.tags.get(ONLINE, "true")})
+            )
+            """,
+            {
+                "files": str(paths.features / view.name / "*.parquet"),
+                "start": start.replace(tzinfo=None),
+                "end": end.replace(tzinfo=None),
+            },
         ).fetchone()
     assert found is not None
     return int(found[0])

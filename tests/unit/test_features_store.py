@@ -57,6 +57,8 @@ def build_warehouse(path: Path, snapshots: list[date], seed: int = 7) -> None:
                         ],
                         pa.timestamp("us"),
                     )
+                elif column["name"] == "tenure_days":
+                    table[column["name"]] = random.integers(1, definitions.ONLINE_DAYS, rows)
                 elif column["data_type"] == "bigint":
                     table[column["name"]] = random.integers(-(2**40), 2**40, rows)
                 else:
@@ -171,6 +173,37 @@ def test_a_text_version_holds_from_its_own_moment(paths: Paths) -> None:
     found = store.training_set(paths, "recommender_v1", asked)["embedding"].to_pylist()
 
     assert found == [None, stored["embedding"][0].as_py(), stored["embedding"][ITEMS].as_py()]
+
+
+def test_who_was_not_seen_for_a_year_is_not_brought_online(new: Paths) -> None:
+    days = definitions.ONLINE_DAYS
+    build_warehouse(new.warehouse, SNAPSHOTS)
+    write_embeddings(new, changed=datetime(2026, 3, 1, 12))
+    with duckdb.connect(str(new.warehouse)) as duck:
+        duck.execute(
+            f"""
+            UPDATE features.user_behaviour_v1 SET tenure_days = 2 * {days}, days_since_last_event =
+                CASE user_id WHEN 'u0' THEN {days} WHEN 'u1' THEN {days} + 1 WHEN 'u3' THEN 1 END
+            WHERE user_id IN ('u0', 'u1', 'u2', 'u3')
+            """
+        )
+        # u3 was away for long and came back
+        duck.execute(
+            f"""
+            UPDATE features.user_behaviour_v1 SET days_since_last_event = {days} + 1
+            WHERE user_id = 'u3' AND event_timestamp < ?
+            """,
+            [store.night_end(NIGHT).replace(tzinfo=None)],
+        )
+    store.export(new, NIGHT)
+    store.apply("tiny", new)
+    assert store.materialize(new, NIGHT)["user_behaviour_v1"] == USERS - 2
+    asked = {"user_id": ["u0", "u1", "u2", "u3"]}
+    read = store.online(new, "user_state_v1", asked)["tenure_days"].to_pylist()
+    assert read == [2 * days, None, None, 2 * days]
+    night = entities("user_id", asked["user_id"], store.night_end(NIGHT))
+    known = store.training_set(new, "user_state_v1", night)
+    assert known["tenure_days"].to_pylist() == [2 * days] * 4
 
 
 def test_unknown_service_lists_those_that_are_there(paths: Paths) -> None:
