@@ -103,7 +103,7 @@ def mask_json(text: str, region: str) -> tuple[str, Counter[str]]:
             return [walk(each, key) for each in value]
         if isinstance(value, bool) or not isinstance(value, str | int):
             return value
-        if not _WORTH_A_LOOK.search(str(value)):
+        if not _WORTH_A_LOOK.search(str(value)) or _MOMENT.fullmatch(str(value)):
             return value
         new, found = mask(
             str(value), region, *(("", _SURE) if key.endswith("_id") else (key, KINDS))
@@ -116,6 +116,9 @@ def mask_json(text: str, region: str) -> tuple[str, Counter[str]]:
 
 
 _SURE = ("email", "iban", "card")
+_MOMENT = re.compile(  # 06.123456 in it would do for a telephone number
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d([.,]\d+)?)?( ?(Z|[+-]\d\d(:?\d\d)?))?"
+)
 
 
 # -- what is personal data (Python)

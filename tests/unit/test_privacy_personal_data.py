@@ -127,6 +127,14 @@ def test_a_json_object_stays_one_and_keeps_its_ids() -> None:
     assert counts == {"email": 1}
 
 
+@pytest.mark.parametrize("second", range(10))
+def test_a_moment_in_a_json_object_is_no_telephone_number(second: int) -> None:
+    moments = [f"2026-06-01 16:00:0{second}.{digits}" for digits in ("1", "123456", "301234")]
+    moments += [f"2026-06-01T16:00:0{second}.301234+02:00", f"2026-06-01T16:00:0{second}.301234Z"]
+    text = json.dumps({"event_ts": moments})
+    assert mask_json(text, "DE") == (text, {})
+
+
 def test_the_country_follows_from_the_time_zone() -> None:
     assert [region_of(zone) for zone in ("Europe/Berlin", "Asia/Shanghai", "UTC")] == [
         "DE", "CN", "ZZ",
