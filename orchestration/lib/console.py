@@ -74,7 +74,8 @@ def _cause(event: DagsterEvent) -> str:
     error = data.error
     if error and error.cls_name == "DagsterAssetCheckFailedError":
         return "a check above blocks the night"
-    while error and error.cause and (error.cls_name or "").startswith("Dagster"):
+    wrappers = ("Dagster", "RetryRequested")
+    while error and error.cause and (error.cls_name or "").startswith(wrappers):
         error = error.cause
     return error.message.strip() if error else (event.message or "")
 
