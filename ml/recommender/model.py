@@ -11,11 +11,13 @@ Four sources are fused in one softmax over all items:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ml.recommender.loss import Scoring
 
 GAP_BUCKETS = 24
 AGE_BUCKETS = 12
@@ -60,11 +62,6 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         return Batch(**{name: value.to(device) for name, value in vars(self).items()})
-
-    def moments(self, rows: Tensor) -> Batch:
-        """The same windows with only these of the moments."""
-        chosen = ("row", "place", "asof", "snapshot")
-        return replace(self, **{name: getattr(self, name)[rows] for name in chosen})
 
 
 def bucket(value: Tensor, n: int) -> Tensor:
@@ -144,17 +141,30 @@ class Recommender(nn.Module):
 
     def scores(self, batch: Batch, states: Tensor, items: Tensor) -> Tensor:
         """The same from the Transformer's states; -inf before an item is in the catalogue."""
+        return self.scoring(batch, states, items).scores()
+
+    def scoring(self, batch: Batch, states: Tensor, items: Tensor) -> Scoring:
+        """What the scores are made of, for a loss that does not keep them."""
         state = states[batch.row, batch.place]
         day = batch.day[batch.row]
         wait = batch.asof - day.gather(1, batch.place[:, None])[:, 0]
         query = self.out(state + self.wait(bucket(wait, AGE_BUCKETS)))
-        scores = (query @ items.T) * self.shape.dim**-0.5
-        scores = scores + self.prior(self.stats).squeeze(-1)[batch.snapshot]
-        scores = scores + self._repeats(batch, items, state, batch.asof[:, None] - day)
-        return scores.masked_fill(self.first_day >= batch.asof[:, None], -torch.inf)
+        return Scoring(
+            query=query * self.shape.dim**-0.5,
+            items=items,
+            prior=self.prior(self.stats).squeeze(-1),
+            snapshot=batch.snapshot,
+            bonus=self._repeats(batch, items, state, batch.asof[:, None] - day),
+            column=batch.item[batch.row],
+            asof=batch.asof,
+            first_day=self.first_day,
+        )
 
     def _repeats(self, batch: Batch, items: Tensor, state: Tensor, age: Tensor) -> Tensor:
-        """log(1 + sum over the events with an item of exp(strength)), [N, items]."""
+        """log(1 + sum over the events with an item of exp(strength)), [N, T].
+
+        It stands at the first event with the item; 0 stands at the others.
+        """
         item, kind = batch.item[batch.row], batch.kind[batch.row]
         query = self.repeat_query(state)
         fit = torch.einsum("nd,ntd->nt", query[:, :-1], F.embedding(item, items))
@@ -164,8 +174,8 @@ class Recommender(nn.Module):
         place = torch.arange(item.shape[1], device=item.device)
         known = place <= batch.place[:, None]
         lift = strength.float().clamp(max=12).exp() * known
-        total = torch.zeros(len(item), len(items), device=item.device)
-        return total.scatter_add(1, item, lift).log1p()
+        first = (batch.item[:, :, None] == batch.item[:, None]).float().argmax(2)
+        return torch.zeros_like(lift).scatter_add(1, first[batch.row], lift).log1p()
 
 
 class Block(nn.Module):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint as recompute
 
 from ml import ModelError, TooLittleHistory
 from ml.recommender.data import Examples, ItemFacts, epoch
+from ml.recommender.loss import cross_entropy
 from ml.recommender.model import Batch, Recommender, Shape
 
 _log = logging.getLogger(__name__)
@@ -192,37 +192,14 @@ def loss_of(
 ) -> torch.Tensor:
     """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments."""
     items = model.item_vectors(config.id_dropout if model.training else 0.0)
-    states = model.encode(batch, items)
-    total = torch.zeros((), device=truth.device)
-    for rows in torch.arange(len(truth)).split(max(1, config.max_scores // len(items))):
-        part = batch.moments(rows)
-        if len(rows) == len(truth):
-            total = total + _cross_entropy(model, part, states, items, truth, weight)
-        else:
-            total = total + recompute(
-                _cross_entropy,
-                model,
-                part,
-                states,
-                items,
-                truth[rows],
-                weight[rows],
-                use_reentrant=False,
-            )
-    return total / len(truth)
+    scoring = model.scoring(batch, model.encode(batch, items), items)
+    return cross_entropy(scoring, truth, weight, config.max_scores, precision(items.device))
 
 
-def _cross_entropy(
-    model: Recommender,
-    batch: Batch,
-    states: torch.Tensor,
-    items: torch.Tensor,
-    truth: torch.Tensor,
-    weight: torch.Tensor,
-) -> torch.Tensor:
-    scores = model.scores(batch, states, items).float()
-    chosen = scores.gather(1, truth).masked_fill(weight == 0, 0.0)
-    return (torch.logsumexp(scores, dim=1) - (chosen * weight).sum(dim=1)).sum()
+def precision(at: torch.device) -> torch.dtype:
+    """What the largest product is computed in: bfloat16 where the processor multiplies in it."""
+    fast = at.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 def _batches(
