@@ -32,20 +32,43 @@ def mean_with_interval(values: np.ndarray) -> Estimate:
     return Estimate(mean, mean - half, mean + half, n)
 
 
+_GROUP = 32
+
+
 def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
     """The k best columns of float32 scores [n, items], best first, ties by the lower column.
 
-    -inf is never recommended: it gives -1. Each score becomes an integer that orders alike, with
-    the column below it, so that the result is exact whatever order the hardware works in.
+    -inf is never recommended: it gives -1. The result is exact whatever order the hardware works
+    in. Of neighbouring columns first the highest alone are ranked: no column outside of the k best
+    groups can be among the k best.
     """
-    bits = scores.float().contiguous().view(torch.int32).to(torch.int64)
+    n, n_items = scores.shape
+    k = min(k, n_items)
+    whole = n_items // _GROUP
+    if whole <= 2 * k:
+        column = torch.arange(n_items, device=scores.device).expand(n, -1)
+        return _ranked(scores.float(), column, k, n_items)
+    highest = scores[:, : whole * _GROUP].unflatten(1, (whole, _GROUP)).amax(2)
+    if whole * _GROUP < n_items:
+        rest = scores[:, whole * _GROUP :].amax(1, keepdim=True)
+        highest = torch.cat([highest, rest], dim=1)
+    number = torch.arange(highest.shape[1], device=scores.device).expand(n, -1)
+    group = _ranked(highest.float(), number, k, highest.shape[1])
+    column = (group[:, :, None] * _GROUP + torch.arange(_GROUP, device=scores.device)).flatten(1)
+    none = (column < 0) | (column >= n_items)
+    column = column.masked_fill(none, 0)
+    value = scores.gather(1, column).float().masked_fill(none, -torch.inf)
+    return _ranked(value, column, k, n_items)
+
+
+def _ranked(scores: torch.Tensor, column: torch.Tensor, k: int, n_columns: int) -> torch.Tensor:
+    """The columns of the k best scores; each becomes an integer that orders alike."""
+    bits = scores.contiguous().view(torch.int32).to(torch.int64)
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
-    n_items = scores.shape[1]
-    column = torch.arange(n_items - 1, -1, -1, device=scores.device)
-    best = torch.topk(ordered * n_items + column, min(k, n_items), dim=1).values
-    result = n_items - 1 - best % n_items
-    result[torch.gather(scores, 1, result) == -torch.inf] = -1
-    return result
+    best = torch.topk(ordered * n_columns + (n_columns - 1 - column), k, dim=1).values
+    found = n_columns - 1 - best % n_columns
+    lowest = torch.tensor(-torch.inf).view(torch.int32).item() & 0x7FFFFFFF
+    return found.masked_fill(best // n_columns == -lowest, -1)
 
 
 def hits(ranking: np.ndarray, truth: np.ndarray) -> np.ndarray:

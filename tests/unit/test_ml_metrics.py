@@ -63,6 +63,17 @@ def test_top_k_is_a_sort_with_ties_by_the_lower_column(rows, k):
         assert ranked == [i if row[i] > -np.inf else -1 for i in order]
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(577, 900), st.floats(0, 1))
+def test_top_k_of_many_columns_is_the_same_sort(seed, k, columns, hidden):
+    draw = np.random.default_rng(seed)
+    # few different values, so that ties are many, within neighbours and between
+    scores = draw.integers(-2, 3, (3, columns)).astype(np.float32)
+    scores[draw.random(scores.shape) < hidden] = -np.inf
+    for row, ranked in zip(scores, top_k(torch.from_numpy(scores), k).tolist(), strict=True):
+        order = np.lexsort((np.arange(columns), -row))[:k]
+        assert ranked == [i if row[i] > -np.inf else -1 for i in order]
+
+
 def test_evaluation_of_a_fixed_ranking_by_hand():
     history = events([(0, 0, 1), (0, 1, 2), (1, 1, 3), (1, 2, 3)])
     # user 0 comes back to item 0 and finds new item 4; user 1 takes 5, which the shop did not have
