@@ -87,8 +87,8 @@ class Evaluation:
     ndcg: np.ndarray
 
 
-def evaluate(model: str, score: Scorer, data: HeldOut) -> Evaluation:
-    """Recall, NDCG and coverage at 10 and 20, over all items and over items new to the user.
+def evaluate(model: str, score: Scorer, data: HeldOut, ks: tuple[int, ...] = KS) -> Evaluation:
+    """Recall, NDCG and coverage at each of `ks`, over all items and over items new to the user.
 
     Columns of `metric`: recall, ndcg (all held-out items, repeats included), recall_unseen,
     ndcg_unseen (ranking and truth without items the user has met before), coverage, and
@@ -102,9 +102,9 @@ def evaluate(model: str, score: Scorer, data: HeldOut) -> Evaluation:
         seen = _dense(data.seen, rows, len(data.candidates))
         scores = score(data.users[rows]).float().cpu()
         scores[:, torch.from_numpy(~data.candidates)] = -torch.inf
-        ranking = top_k(scores, max(KS)).numpy()
+        ranking = top_k(scores, max(ks)).numpy()
         rankings.append(ranking)
-        unseen = top_k(scores.masked_fill(torch.from_numpy(seen), -torch.inf), max(KS)).numpy()
+        unseen = top_k(scores.masked_fill(torch.from_numpy(seen), -torch.inf), max(ks)).numpy()
         for name, ranked, wanted in (
             ("", ranking, truth),
             ("_unseen", unseen, truth & ~seen),
@@ -113,7 +113,7 @@ def evaluate(model: str, score: Scorer, data: HeldOut) -> Evaluation:
             n_true = wanted.sum(axis=1)
             some = n_true > 0
             hit = hits(ranked[some], wanted[some])
-            for k in KS:
+            for k in ks:
                 recall = recall_at(hit, n_true[some], k)
                 if name == "new_item_":
                     per_user.setdefault(("new_item_recall", k), []).append(recall)
@@ -123,9 +123,9 @@ def evaluate(model: str, score: Scorer, data: HeldOut) -> Evaluation:
     values = {key: np.concatenate(parts) for key, parts in per_user.items()}
     rows_out = [(*key, mean_with_interval(value)) for key, value in values.items()]
     n_candidates = int(data.candidates.sum())
-    shown = np.concatenate(rankings) if rankings else np.zeros((0, max(KS)), np.int64)
+    shown = np.concatenate(rankings) if rankings else np.zeros((0, max(ks)), np.int64)
     none = float("nan")
-    for k in KS:
+    for k in ks:
         share = coverage_at(shown, k, n_candidates)
         rows_out.append(("coverage", k, Estimate(share, none, none, len(shown))))
     table = pa.Table.from_pylist(

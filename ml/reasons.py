@@ -51,7 +51,8 @@ class Reasons:
         self.space = text
         if model is not None:
             with torch.no_grad():
-                self.space = torch.nn.functional.normalize(model.item_vectors(), dim=1).numpy()
+                vectors = torch.cat(model.item_vectors(), 1)
+                self.space = torch.nn.functional.normalize(vectors, dim=1).numpy()
 
         position = recent_positions(inputs, RECENT)
         user = inputs.user[position]

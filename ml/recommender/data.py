@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ml.recommender.model import GAP_BUCKETS, Batch, bucket
+from ml.recommender.loss import Run
+from ml.recommender.tower import GAP_BUCKETS, Batch, bucket
 from ml.sequences import DAY, Events
 
 MAX_TRUTH = 16
@@ -164,6 +165,8 @@ def epoch(
         count = final[rows] - first[rows]
         which = np.repeat(first[rows], count) + _within(count)
         row = np.repeat(np.arange(len(rows)), count)
+        in_time = np.argsort(moments.asof[which], kind="stable")  # few runs of one snapshot
+        which, row = which[in_time], row[in_time]
         yield (
             make_batch(
                 data, facts, start[rows], stop[rows], row, moments.last[which], moments.asof[which]
@@ -207,7 +210,21 @@ def make_batch(
         "asof": asof,
         "snapshot": facts.snapshot(asof),
     }
-    return Batch(**{name: torch.from_numpy(value) for name, value in fields.items()})
+    tensors = {name: torch.from_numpy(value) for name, value in fields.items()}
+    return Batch(**tensors, runs=runs(fields["snapshot"], asof, facts.first_day))
+
+
+def runs(snapshot: np.ndarray, asof: np.ndarray, first_day: np.ndarray) -> tuple[Run, ...]:
+    """Neighbouring moments of one snapshot, with the items that came while they lasted."""
+    starts = np.flatnonzero(np.diff(snapshot, prepend=-1))
+    found = []
+    for start, stop in zip(starts, np.append(starts[1:], len(snapshot)), strict=True):
+        early, until = asof[start:stop].min(), asof[start:stop].max()
+        late = np.flatnonzero((first_day >= early) & (first_day < until))
+        found.append(
+            Run(int(start), int(stop), int(snapshot[start]), int(until), torch.from_numpy(late))
+        )
+    return tuple(found)
 
 
 def _within(count: np.ndarray) -> np.ndarray:

@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from ml import ModelError
 from ml.recommender.data import Examples, ItemFacts
-from ml.recommender.model import Recommender, Shape
+from ml.recommender.model import Recommender
+from ml.recommender.tower import Shape
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
+PER_ITEM = (".item.weight", ".met")
+"""How the names of weights end that have one row an item."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Learned:
                 f"{folder} holds no readable model: roll back or retrain ({error})"
             ) from error
         return Learned(
-            shape=Shape(**about["shape"]),
+            shape=Shape(**about["shape"] | {"towers": tuple(about["shape"]["towers"])}),
             weights=weights,
             items=pa.array(about["items"], pa.string()),
             kinds=tuple(about["kinds"]),
@@ -109,7 +112,11 @@ class Learned:
         tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
         model = Recommender(shape, *tensors)
         old = pc.fill_null(pc.index_in(items, self.items), -1).to_numpy()
-        ids = torch.zeros(len(items), shape.dim)
-        ids[torch.from_numpy(old >= 0)] = self.weights["item.weight"][old[old >= 0]]
-        model.load_state_dict(self.weights | {"item.weight": ids})
+        there = torch.from_numpy(old >= 0)
+        moved = {}
+        for name, value in self.weights.items():
+            if name.endswith(PER_ITEM):  # zeros: not met
+                moved[name] = torch.zeros(len(items), *value.shape[1:], dtype=value.dtype)
+                moved[name][there] = value[old[old >= 0]]
+        model.load_state_dict(self.weights | moved)
         return model.eval()

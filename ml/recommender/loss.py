@@ -1,9 +1,13 @@
 """The softmax over all items and its gradient, in pieces: no matrix of moments x items is kept.
 
-For each piece of moments the scores are made, turned into the gradient of the loss in place, and
-multiplied back into the gradients of what made them, all in the forward pass. So memory is one
-piece, however many moments and items there are, and nothing is computed twice (Hsu et al. 2024,
-"Liger Kernel", do the same for language models).
+For each piece of moments the exponentials of the scores are made and multiplied back into the
+gradients of what made them, all in the forward pass. So memory is one piece, however many moments
+and items there are, and nothing is computed twice (Hsu et al. 2024, "Liger Kernel", do the same for
+language models).
+
+What else adds to a score (the prior of an item, the score of the truth that is subtracted so that
+nothing overflows) is folded into the product as further columns of its two factors, and the sum of
+the exponentials into the gradient's factors, so a piece is touched by two products and little else.
 """
 
 from __future__ import annotations
@@ -13,6 +17,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+_NEVER = -1e4
+"""A score whose exponential is 0 in every precision."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Moments `start:stop` that know the same statistics of the items."""
+
+    start: int
+    stop: int
+    snapshot: int
+    """the row of the statistics"""
+    until: int
+    """the latest day among the moments"""
+    late: Tensor
+    """items that came into the catalogue between the earliest and the latest of the moments"""
 
 
 @dataclass(frozen=True)
@@ -33,13 +54,22 @@ class Scoring:
     asof: Tensor
     """[N]"""
     first_day: Tensor
+    runs: tuple[Run, ...]
+    """the moments, all of them, in order"""
 
-    def scores(self, rows: slice = slice(None), dtype: torch.dtype = torch.float32) -> Tensor:
-        """[N, I] of these moments; the product is computed, and the result kept, in `dtype`."""
-        scores = self.query[rows].to(dtype) @ self.items.to(dtype).T
-        scores = scores.add_(self.prior.to(dtype)[self.snapshot[rows]])
-        scores = scores.scatter_add_(1, self.column[rows], self.bonus[rows].to(dtype))
-        return scores.masked_fill_(self.first_day >= self.asof[rows, None], -torch.inf)
+    def scores(self) -> Tensor:
+        """All of them, float32 [N, I]."""
+        scores = self.query @ self.items.T
+        scores = scores.add_(self.prior[self.snapshot])
+        scores = scores.scatter_add_(1, self.column, self.bonus)
+        return scores.masked_fill_(self.first_day >= self.asof[:, None], -torch.inf)
+
+    def at(self, item: Tensor) -> Tensor:
+        """The scores at some items [N, M] of each moment, without the ban of items to come."""
+        product = torch.einsum("nd,nmd->nm", self.query, self.items[item])
+        same = self.column[:, :, None] == item[:, None]
+        bonus = torch.einsum("nt,ntm->nm", self.bonus, same.to(self.bonus))
+        return product + self.prior[self.snapshot[:, None], item] + bonus
 
 
 def cross_entropy(
@@ -52,18 +82,13 @@ def cross_entropy(
     """Mean over moments of -sum(weight * log softmax at truth); differentiable.
 
     truth int64 [N, M], weight float32 [N, M] with rows that add up to 1 (0 in an empty place).
-    `max_scores`: scores in memory at once, in `dtype`.
+    `max_scores`: scores in memory at once, in `dtype`. Infinite when all truths of a moment are
+    88 below another item: such a network has diverged.
     """
+    learn = torch.is_grad_enabled()
     return _CrossEntropy.apply(  # type: ignore[no-any-return]
-        scoring.query,
-        scoring.items,
-        scoring.prior,
-        scoring.bonus,
-        scoring,
-        truth,
-        weight,
-        max_scores,
-        dtype,
+        *(scoring.query, scoring.items, scoring.prior, scoring.bonus),
+        *(scoring, truth, weight, max_scores, dtype, learn),
     )
 
 
@@ -80,32 +105,76 @@ class _CrossEntropy(torch.autograd.Function):
         weight: Tensor,
         max_scores: int,
         dtype: torch.dtype,
+        learn: bool,
     ) -> Tensor:
-        d_query, d_bonus = torch.empty_like(query), torch.empty_like(bonus)
-        d_items = torch.zeros(items.shape, device=items.device)
-        d_prior = torch.zeros(prior.shape, device=prior.device)
-        total = torch.zeros((), device=query.device)
-        size = max(1, max_scores // len(items))
-        flat_items, flat_query = items.to(dtype), query.to(dtype)
-        for start in range(0, len(query), size):
-            rows = slice(start, start + size)
-            scores = scoring.scores(rows, dtype)
-            own = scores.gather(1, truth[rows]).float().masked_fill(weight[rows] == 0, 0.0)
-            highest = scores.amax(1, keepdim=True)
-            scores.sub_(highest).exp_()
-            mass = scores.sum(1, keepdim=True, dtype=torch.float32)
-            total += (mass.log() + highest.float()).sum() - (own * weight[rows]).sum()
-            # from here on `scores` is the gradient: softmax - truth
-            scores.div_(mass.to(dtype)).scatter_add_(1, truth[rows], -weight[rows].to(dtype))
-            d_query[rows] = (scores @ flat_items).float()
-            d_items += (scores.T @ flat_query[rows]).float()
-            d_bonus[rows] = scores.gather(1, scoring.column[rows]).float()
-            d_prior.index_add_(0, scoring.snapshot[rows], scores.float())
-        ctx.save_for_backward(d_query, d_items, d_prior, d_bonus)
+        own = scoring.at(truth)
+        shift = own.masked_fill(weight == 0, -torch.inf).amax(1)
+        one = torch.ones_like(shift)[:, None]
+        left = torch.cat([query, one, one, *_halves(-shift, dtype)], 1).to(dtype)
+        ones = torch.ones(len(items), 4, device=items.device)
+        right = torch.cat([items, ones], 1).to(dtype)
+
+        mass = torch.empty_like(shift)
+        d_left = torch.zeros(left.shape, device=left.device)
+        d_right = torch.zeros(right.shape, device=right.device)
+        d_prior, d_bonus = torch.zeros_like(prior), torch.zeros_like(bonus)
+        dim, size = query.shape[1], max(1, max_scores // len(items))
+        for run in scoring.runs:
+            known = prior[run.snapshot].masked_fill(scoring.first_day >= run.until, _NEVER)
+            right[:, dim : dim + 2] = torch.cat(_halves(known, dtype), 1).to(dtype)
+            for start in range(run.start, run.stop, size):
+                rows = slice(start, min(start + size, run.stop))
+                piece = _exponentials(scoring, left[rows] @ right.T, rows, run)
+                mass[rows] = piece.sum(1, dtype=torch.float32)
+                if learn:
+                    scale = 1 / mass[rows, None]
+                    d_left[rows] = (piece @ right).float() * scale
+                    part = (piece.T @ (left[rows] * scale).to(dtype)).float()
+                    d_right += part
+                    d_prior[run.snapshot] += part[:, dim]
+                    d_bonus[rows] = piece.gather(1, scoring.column[rows]).float() * scale
+        if learn:
+            d_query, d_items = d_left[:, :dim], d_right[:, :dim]
+            _subtract_truth(scoring, truth, weight, d_query, d_items, d_prior, d_bonus)
+            ctx.save_for_backward(d_query, d_items, d_prior, d_bonus)
         ctx.moments = len(query)
-        return total / len(query)
+        return (mass.log() + shift - (own * weight).sum(1)).mean()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradients[0] / ctx.moments
-        return (*(each * scale for each in ctx.saved_tensors), None, None, None, None, None)
+        return (*(each * scale for each in ctx.saved_tensors), *[None] * 6)
+
+
+def _exponentials(scoring: Scoring, scores: Tensor, rows: slice, run: Run) -> Tensor:
+    """exp of a piece of scores, in place, with the bonus; 0 where an item was not there yet."""
+    scores.scatter_add_(1, scoring.column[rows], scoring.bonus[rows].to(scores.dtype)).exp_()
+    if len(run.late):
+        ahead = scoring.first_day[run.late] >= scoring.asof[rows, None]
+        scores[:, run.late] = scores[:, run.late].masked_fill(ahead, 0)
+    return scores
+
+
+def _subtract_truth(
+    scoring: Scoring,
+    truth: Tensor,
+    weight: Tensor,
+    d_query: Tensor,
+    d_items: Tensor,
+    d_prior: Tensor,
+    d_bonus: Tensor,
+) -> None:
+    """The part of the gradient that comes from the truths' own scores."""
+    d_query -= torch.einsum("nm,nmd->nd", weight, scoring.items[truth])
+    pull = weight[:, :, None] * scoring.query[:, None]
+    d_items.index_add_(0, truth.flatten(), pull.flatten(0, 1), alpha=-1)
+    snapshot = scoring.snapshot[:, None].expand_as(truth)
+    d_prior.index_put_((snapshot, truth), -weight, accumulate=True)
+    same = scoring.column[:, :, None] == truth[:, None]
+    d_bonus -= torch.einsum("nm,ntm->nt", weight, same.to(weight))
+
+
+def _halves(value: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Two columns [n, 1]: what `dtype` keeps of the value [n], and what it loses."""
+    high = value.to(dtype).to(value)
+    return [high[:, None], (value - high)[:, None]]

@@ -18,7 +18,8 @@ import torch
 from ml import ModelError, TooLittleHistory
 from ml.recommender.data import Examples, ItemFacts, epoch
 from ml.recommender.loss import cross_entropy
-from ml.recommender.model import Batch, Recommender, Shape
+from ml.recommender.model import Recommender
+from ml.recommender.tower import IDS, KINDS, TEXT, Batch, Shape
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +38,10 @@ class Config:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.2
+    towers: tuple[str, ...] = (IDS, TEXT)
+    """what each of the networks that are asked together knows an item by"""
     id_dropout: float = 0.2
-    """share of items that are known by their text alone in a step"""
+    """share of items that a tower of both knows by their text alone in a step"""
     batch_size: int = 128
     """windows of up to `max_length` events"""
     learning_rate: float = 6e-3
@@ -47,7 +50,7 @@ class Config:
     """share of the steps in which the learning rate rises"""
     clip: float = 1.0
     """largest norm of the gradient"""
-    max_scores: int = 1 << 25
+    max_scores: int = 1 << 22
     """scores (moments x items) in memory at once; beyond it the loss is computed in pieces"""
     checkpoint_every: int = 200
     log_every: int = 25
@@ -59,6 +62,8 @@ class Config:
         for name in ("max_steps", "max_epochs", "layers", "heads", "batch_size", "log_every"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.towers or set(self.towers) - set(KINDS):
+            raise ModelError(f"towers must be some of {', '.join(KINDS)}, not {self.towers}")
         if self.max_length < 2:
             raise ModelError("max_length must be at least 2: one event is no sequence")
         for name in ("dropout", "id_dropout"):
@@ -83,11 +88,13 @@ class Curves:
     """mean over the steps since the entry before"""
     valid_loss: list[float] = field(default_factory=list)
     """of users who are never trained on; empty in a shop too small to have any to spare"""
+    judged: list[float] = field(default_factory=list)
+    """what the judge said after each epoch; empty without one"""
 
 
 @dataclass
 class Progress:
-    """Where a training stands: all that a resumed run needs besides weights and optimiser."""
+    """Where a training stands."""
 
     step: int = 0
     epoch: int = 0
@@ -97,17 +104,33 @@ class Progress:
     """losses since the last entry of the curves"""
 
 
+@dataclass
+class Run:
+    """All that a resumed run needs besides weights and optimiser."""
+
+    now: Progress
+    curves: Curves
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
+    """the weights that the judge liked best"""
+
+
+Judge = Callable[[Recommender], float]
+"""How good a network is at something that it was not trained on; higher is better."""
+
+
 def train(
     data: Examples,
     facts: ItemFacts,
     config: Config,
     checkpoint: Path | None = None,
     log: Callable[[str], object] = _log.info,
+    judge: Judge | None = None,
 ) -> Trained:
     """Train on the examples; raises ModelError when there is nothing to learn or it diverges.
 
     With `checkpoint` the state is kept in that file every `checkpoint_every` steps; a file that is
-    there already is resumed from, one of other settings is refused.
+    there already is resumed from, one of other settings is refused. With a `judge` the weights
+    after the epoch that it likes best are the result, without one the last.
     """
     config.check()
     per_epoch = sum(1 for _ in _batches(data, facts, config, 0))
@@ -123,46 +146,82 @@ def train(
     torch.manual_seed(config.seed)
     model = build(data, facts, config).to(target)
     optimiser = _optimiser(model, config)
-    now, curves = _restore(checkpoint, model, optimiser, config)
+    run = _restore(checkpoint, model, optimiser, config)
+    now, curves = run.now, run.curves
     log(f"training {total} steps ({per_epoch} an epoch) from step {now.step} on {target}")
 
+    pending = list(torch.tensor(now.pending))  # on the device: asking for a number waits for it
     while now.step < total:
         batches = islice(_batches(data, facts, config, now.epoch), now.batch, None)
         for batch, truth, weight in batches:
-            for group in optimiser.param_groups:
-                group["lr"] = config.learning_rate * _schedule(now.step, total, config.warmup)
-            # Dropout depends on the step alone, so that a resumed run draws the same.
-            torch.manual_seed((config.seed << 32) + now.step)
-            model.train()
-            with torch.autocast(target.type, torch.bfloat16, enabled=target.type == "cuda"):
-                loss = loss_of(model, batch.to(target), truth.to(target), weight.to(target), config)
-            if not torch.isfinite(loss):
-                raise ModelError(
-                    f"training diverged at step {now.step}: the loss is {loss.item()}; lower "
-                    f"learning_rate (now {config.learning_rate}) or look for NaN in item features"
-                )
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimiser.step()
-
+            rate = config.learning_rate * _schedule(now.step, total, config.warmup)
+            pending.append(_step(model, optimiser, (batch, truth, weight), config, now.step, rate))
             now.step, now.batch = now.step + 1, now.batch + 1
-            now.pending.append(loss.item())
             if now.step % config.log_every == 0 or now.step == total:
                 curves.steps.append(now.step)
-                curves.loss.append(sum(now.pending) / len(now.pending))
+                curves.loss.append(_mean(pending, now.step, config))
                 curves.valid_loss.extend(_validate(model, data, facts, config))
-                now.pending.clear()
+                pending.clear()
                 log(f"step {now.step} of {total}: loss {curves.loss[-1]:.4f}")
             if now.step == total:
                 break
             if checkpoint and now.step % config.checkpoint_every == 0:
-                _save(checkpoint, model, optimiser, config, now, curves)
+                now.pending = [loss.item() for loss in pending]
+                _save(checkpoint, model, optimiser, config, run)
         else:
             now.epoch, now.batch = now.epoch + 1, 0
-
-    _forget_unmet(model, data)
+            if judge and now.step < total:
+                _judge(judge, model, run, log)
+    if judge:
+        _judge(judge, model, run, log)
+        model.load_state_dict(run.best)
+    model.settle(torch.from_numpy(_met(data)).to(target))
     return Trained(model.eval().cpu(), curves)
+
+
+def _step(
+    model: Recommender,
+    optimiser: torch.optim.Optimizer,
+    batch: tuple[Batch, torch.Tensor, torch.Tensor],
+    config: Config,
+    step: int,
+    rate: float,
+) -> torch.Tensor:
+    """One step of the optimiser; the loss before it, on the device."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    events, truth, weight = batch
+    # Dropout depends on the step alone, so that a resumed run draws the same.
+    torch.manual_seed((config.seed << 32) + step)
+    model.train()
+    at = next(model.parameters()).device
+    with torch.autocast(at.type, torch.bfloat16, enabled=at.type == "cuda"):
+        loss = loss_of(model, events.to(at), truth.to(at), weight.to(at), config)
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimiser.step()
+    return loss.detach() / len(model.towers)
+
+
+def _mean(losses: list[torch.Tensor], step: int, config: Config) -> float:
+    """The mean loss of the last steps; raises ModelError when the training has diverged."""
+    mean = torch.stack([loss.cpu() for loss in losses]).mean().item()
+    if not np.isfinite(mean):
+        raise ModelError(
+            f"training diverged before step {step}: the loss is {mean}; lower "
+            f"learning_rate (now {config.learning_rate}) or look for NaN in item features"
+        )
+    return mean
+
+
+def _judge(judge: Judge, model: Recommender, run: Run, log: Callable[[str], object]) -> None:
+    """Ask the judge, and keep the weights if they are the best so far."""
+    score = judge(model.eval())
+    run.curves.judged.append(score)
+    log(f"after epoch {len(run.curves.judged)}: judged {score:.4f}")
+    if score >= max(run.curves.judged):
+        run.best = {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def device() -> torch.device:
@@ -182,18 +241,28 @@ def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
         layers=config.layers,
         heads=config.heads,
         dropout=config.dropout,
+        towers=config.towers,
     )
     tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
-    return Recommender(shape, *tensors)
+    model = Recommender(shape, *tensors)
+    model.fit_texts()
+    return model
 
 
 def loss_of(
     model: Recommender, batch: Batch, truth: torch.Tensor, weight: torch.Tensor, config: Config
 ) -> torch.Tensor:
-    """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments."""
+    """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments.
+
+    The towers' are added up: they share no weights, so each learns as if it were alone.
+    """
     items = model.item_vectors(config.id_dropout if model.training else 0.0)
-    scoring = model.scoring(batch, model.encode(batch, items), items)
-    return cross_entropy(scoring, truth, weight, config.max_scores, precision(items.device))
+    kind = precision(truth.device)
+    losses = [
+        cross_entropy(scoring, truth, weight, config.max_scores, kind)
+        for scoring in model.scorings(batch, items)
+    ]
+    return torch.stack(losses).sum()
 
 
 def precision(at: torch.device) -> torch.dtype:
@@ -216,15 +285,15 @@ def _validate(model: Recommender, data: Examples, facts: ItemFacts, config: Conf
     model.eval()
     at = next(model.parameters()).device
     losses = [
-        loss_of(model, batch.to(at), truth.to(at), weight.to(at), config).item()
+        loss_of(model, batch.to(at), truth.to(at), weight.to(at), config).item() / len(model.towers)
         for batch, truth, weight in _batches(data, facts, config, 0, valid=True)
     ]
     return [sum(losses) / len(losses)] if losses else []
 
 
 def _optimiser(model: Recommender, config: Config) -> torch.optim.Optimizer:
-    """AdamW; biases, norms and the few weights of the prior are not decayed."""
-    free = [p for p in model.parameters() if p.ndim < 2 or p is model.prior.weight]
+    """AdamW; biases, norms and the few weights of the priors are not decayed."""
+    free = [p for n, p in model.named_parameters() if p.ndim < 2 or n.endswith("prior.weight")]
     decayed = [p for p in model.parameters() if not any(p is q for q in free)]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay},
@@ -241,44 +310,39 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (step - rise) / max(1, total - rise))))
 
 
-def _forget_unmet(model: Recommender, data: Examples) -> None:
-    """Zero the id vectors of items nobody met: all they learned is that nobody chose them."""
+def _met(data: Examples) -> np.ndarray:
+    """Which items anybody met before the cutoff, bool [items]."""
     met = np.zeros(len(data.events.items), bool)
     met[data.events.item] = True
     met[data.target_item] = True
-    with torch.no_grad():
-        model.item.weight[torch.from_numpy(~met).to(model.item.weight.device)] = 0
+    return met
 
 
 def _restore(
     path: Path | None, model: Recommender, optimiser: torch.optim.Optimizer, config: Config
-) -> tuple[Progress, Curves]:
+) -> Run:
     """Put model and optimiser where the checkpoint left them; a fresh start without a file."""
     if path is None or not path.exists():
-        return Progress(), Curves()
+        return Run(Progress(), Curves())
     state = torch.load(path, map_location="cpu", weights_only=True)
     if state["config"] != asdict(config):
         raise ModelError(f"{path} is of a training with other settings: delete it to start anew")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
-    return Progress(**state["progress"]), Curves(**state["curves"])
+    return Run(Progress(**state["progress"]), Curves(**state["curves"]), state["best"])
 
 
 def _save(
-    path: Path,
-    model: Recommender,
-    optimiser: torch.optim.Optimizer,
-    config: Config,
-    now: Progress,
-    curves: Curves,
+    path: Path, model: Recommender, optimiser: torch.optim.Optimizer, config: Config, run: Run
 ) -> None:
     """Write the checkpoint under another name first, so that it is whole or absent."""
     state = {
         "config": asdict(config),
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
-        "progress": asdict(now),
-        "curves": asdict(curves),
+        "progress": asdict(run.now),
+        "curves": asdict(run.curves),
+        "best": run.best,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".next")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ml.recommender.data import runs
 from ml.recommender.loss import Scoring, cross_entropy
 
 N, ITEMS, DIM, PAST, TRUTHS = 37, 53, 8, 6, 3
@@ -64,7 +65,8 @@ def in_pieces(
     leaves: dict[str, Tensor], rest: dict[str, Tensor], max_scores: int, dtype: torch.dtype
 ) -> Tensor:
     about = {name: rest[name] for name in ("snapshot", "column", "asof", "first_day")}
-    scoring = Scoring(**leaves, **about)
+    known = (rest[name].numpy() for name in ("snapshot", "asof", "first_day"))
+    scoring = Scoring(**leaves, **about, runs=runs(*known))
     return cross_entropy(scoring, rest["truth"], rest["weight"], max_scores, dtype)
 
 

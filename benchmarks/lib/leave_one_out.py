@@ -1,0 +1,244 @@
+"""The published protocol: each user's last item is to be foreseen, the one before it chooses.
+
+`sequences.parquet` (user_id, position, item_id) and, where there is one, `items.parquet` (item_id,
+title, further text columns). There are no times, so one event is made a day, and all sequences
+are made to end on the same day: LAST holds the test items, the day before it the validation items,
+and all that lies earlier is for training. To foresee the test item a model may read the validation
+item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.baselines import ease, item_knn, met_items, popularity
+from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
+from ml.recommender.data import ItemFacts, examples
+from ml.recommender.files import Scale
+from ml.recommender.model import Recommender
+from ml.recommender.rank import scorer
+from ml.recommender.train import Config, train
+from ml.sequences import Events, from_arrow, sorted_ids
+from ml.text import embed
+
+KS = (5, 10, 20)
+LAST = 20_000
+"""The day of the test items, in days since 1970."""
+VALID = LAST - 1
+MET = "met"
+
+
+@dataclass(frozen=True)
+class Split:
+    """The events up to each stage, and what is to be foreseen at it."""
+
+    events: Events
+    texts: pa.Array | None
+    """by item number, "" where there is none; None for a folder without texts"""
+
+    @property
+    def training(self) -> Events:
+        """All but the last two items of each user."""
+        return self.events.between(None, VALID)
+
+    @property
+    def known(self) -> Events:
+        """All but the last item of each user."""
+        return self.events.between(None, LAST)
+
+    def truth(self, day: int) -> HeldOut:
+        """What is to be foreseen on `VALID` or `LAST`, whether or not it was ever trained on."""
+        everything = np.ones(len(self.events.items), bool)
+        past, there = self.events.between(None, day), self.events.between(day, day + 1)
+        return held_out(past, there, everything)
+
+
+def read(folder: Path) -> Split:
+    """The split of a folder; raises FileNotFoundError when it has no sequences."""
+    file = folder / "sequences.parquet"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is not there: user_id, position, item_id are needed")
+    with duckdb.connect() as connection:
+        events = connection.sql(
+            """
+            SELECT user_id::VARCHAR AS user_id, item_id::VARCHAR AS item_id, ? AS event_type,
+                   make_timestamp(1000000 * 86400::BIGINT * (? - row_number() OVER
+                       (PARTITION BY user_id ORDER BY position DESC) + 1)) AS event_ts
+            FROM read_parquet(?)
+            """,
+            params=[MET, LAST, str(file)],
+        ).to_arrow_table()
+        texts = folder / "items.parquet"
+        about = item_texts(connection, texts) if texts.exists() else None
+    listed = [] if about is None else [about["item_id"]]
+    items = sorted_ids(events["item_id"], *listed)
+    if about is not None:
+        place = pc.index_in(items, about["item_id"].combine_chunks())
+        about = pc.fill_null(about["text"].combine_chunks().take(place), "")
+    return Split(from_arrow(events, sorted_ids(events["user_id"]), items, (MET,)), about)
+
+
+def item_texts(connection: duckdb.DuckDBPyConnection, file: Path) -> pa.Table:
+    """item_id and its text: the title, then what else there is in words."""
+    connection.execute("CREATE TABLE items AS SELECT * FROM read_parquet(?)", [str(file)])
+    columns = connection.execute(
+        "SELECT column_name FROM (DESCRIBE items) "
+        "WHERE column_type = 'VARCHAR' AND column_name <> 'item_id' "
+        "ORDER BY column_name <> 'title'"
+    ).fetchall()
+    quoted = ", ".join(f"nullif(trim(\"{name}\"), '')" for (name,) in columns)
+    return connection.sql(
+        f"SELECT item_id::VARCHAR AS item_id, concat_ws('. ', {quoted or 'NULL'}) AS text "
+        "FROM items ORDER BY item_id"
+    ).to_arrow_table()
+
+
+def als(history: Events, factors: int, alpha: float, profile: Events | None = None) -> Scorer:
+    """Weighted matrix factorisation of implicit feedback, by the library `implicit`."""
+    import torch
+    from implicit.als import AlternatingLeastSquares
+
+    model = AlternatingLeastSquares(factors, alpha=alpha, iterations=15, random_state=0)
+    model.fit(met_items(history), show_progress=False)
+    known = met_items(profile or history)
+    items = torch.from_numpy(np.asarray(model.item_factors))
+
+    def score(users: np.ndarray) -> torch.Tensor:
+        vectors = model.recalculate_user(users, known[users])
+        return torch.from_numpy(np.asarray(vectors)) @ items.T
+
+    return score
+
+
+Fit = Callable[[Events, Events], Scorer]
+"""From the events to learn from, and those a user is known by, to scores."""
+BASELINES: dict[str, dict[str, Fit]] = {
+    "popularity": {"": lambda learn, known: popularity(learn, VALID, days=VALID)},
+    "item-kNN": {
+        f"last {n}": lambda learn, known, n=n: item_knn(learn, n, known) for n in (1, 3, 10, 50)
+    },
+    "EASE": {
+        f"penalty {n}": lambda learn, known, n=n: ease(learn, n, known) for n in (50, 200, 800)
+    },
+    "ALS (implicit)": {
+        f"{d} factors, alpha {a}": lambda learn, known, d=d, a=a: als(learn, d, a, known)
+        for d in (64, 256)
+        for a in (4, 16)
+    },
+}
+"""What is tried of each; the best NDCG@10 on the validation items, seen ones masked, is shown."""
+
+
+def choose(split: Split, tries: dict[str, Fit]) -> tuple[str, Fit]:
+    """The try that foresees the validation items best."""
+    if len(tries) == 1:
+        return next(iter(tries.items()))
+    truth = split.truth(VALID)
+    reached = {
+        name: metric(evaluate(name, fit(split.training, split.training), truth, KS), "ndcg", 10)
+        for name, fit in tries.items()
+    }
+    best = max(reached, key=reached.__getitem__)
+    return best, tries[best]
+
+
+def metric(found: Evaluation, name: str, k: int, masked: bool = True) -> float:
+    """One figure of an evaluation; `masked`: items that the user has met are not ranked."""
+    wanted = f"{name}_unseen" if masked else name
+    rows = found.table.filter(
+        pc.and_(pc.equal(found.table["metric"], wanted), pc.equal(found.table["k"], k))
+    )
+    return float(rows["value"][0].as_py())
+
+
+RECIPE = Config(
+    max_steps=10_000_000,
+    max_epochs=40,
+    max_length=50,
+    dim=128,
+    dropout=0.5,
+    batch_size=256,
+    learning_rate=1e-3,
+    weight_decay=0.0,
+    warmup=0.05,
+    log_every=50,
+)
+"""Chosen on the validation items of Amazon Beauty (the ablations in results/)."""
+JUDGED = 6000
+"""Users by whose validation items the best epoch is chosen."""
+
+
+def item_facts(split: Split, learn: Events, text: np.ndarray | None) -> ItemFacts:
+    """All items are there from the beginning; known of them are their texts and how often met."""
+    n_items = len(split.events.items)
+    counts = np.bincount(learn.item, minlength=n_items)[None, :, None]
+    stats = np.log1p(counts).astype(np.float32)
+    return ItemFacts(
+        text=np.zeros((n_items, 1), np.float32) if text is None else text,
+        stats=Scale.of(stats).apply(stats),
+        snapshot_days=np.zeros(1, np.int64),
+        first_day=np.full(n_items, -1),
+    )
+
+
+def embedded(split: Split) -> np.ndarray | None:
+    """Each item's text as a vector of the default encoder, float32 [items, d]; None without."""
+    if split.texts is None:
+        return None
+    texts = split.texts.to_pylist()
+    vectors = embed(texts)
+    vectors[[not text for text in texts]] = 0
+    return vectors
+
+
+def network(
+    split: Split,
+    text: np.ndarray | None,
+    config: Config,
+    until: int = VALID,
+    log: Callable[[str], object] = print,
+) -> tuple[Recommender, ItemFacts]:
+    """Train the nightly's own recommender on the events before `until`.
+
+    Until VALID the epoch is chosen by NDCG@10 on validation items, seen ones masked; a later
+    `until` trains on them and takes the last epoch.
+    """
+    learn = split.events.between(None, until)
+    facts = item_facts(split, learn, text)
+    data = examples(learn, learn, until, 1)
+    if until > VALID:
+        return train(data, facts, config, log=log).model, facts
+    truth = some(split.truth(VALID), JUDGED, config.seed)
+
+    def judge(model: Recommender) -> float:
+        return metric(evaluate("", scorer(model, data, facts, VALID), truth, KS), "ndcg", 10)
+
+    return train(data, facts, config, log=log, judge=judge).model, facts
+
+
+def some(truth: HeldOut, users: int, seed: int) -> HeldOut:
+    """The same for a random part of the users."""
+    if len(truth.users) <= users:
+        return truth
+    rows = np.sort(np.random.default_rng(seed).permutation(len(truth.users))[:users])
+    place = np.full(len(truth.users), -1)
+    place[rows] = np.arange(users)
+
+    def of(pairs: np.ndarray) -> np.ndarray:
+        kept = pairs[place[pairs[:, 0]] >= 0]
+        return np.stack([place[kept[:, 0]], kept[:, 1]], 1)
+
+    return replace(truth, users=truth.users[rows], truth=of(truth.truth), seen=of(truth.seen))
+
+
+def ask(split: Split, model: Recommender, facts: ItemFacts, day: int = LAST) -> Scorer:
+    """Scores for what follows on `day`, from all that lies before it."""
+    known = split.events.between(None, day)
+    return scorer(model, examples(known, known, day, 1), facts, day)
