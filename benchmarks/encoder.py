@@ -85,8 +85,8 @@ def main() -> None:
         gain = mean_with_interval(after.ndcg - before.ndcg)
         notes.append(
             f"Seed {seed}: {tuned.curves.steps[-1]} steps; NDCG@10 with items met not masked "
-            f"{gain.value:+.4f} over frozen, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}; the "
-            f"gate says {'use it' if tuned.pays else 'stay frozen'}."
+            f"{gain.value:+.4f} over frozen, 95 % interval {gain.low:+.4f} to {gain.high:+.4f}; "
+            f"the gate says {'use it' if tuned.pays else 'stay frozen'}."
         )
     how = "all layers" if given.mode == FULL else f"the last {given.layers} of the layers"
     parts = [
