@@ -1,8 +1,12 @@
 """How good are the lists?
 
-Runs a night of each shop through the command line, in a folder that is thrown away, and shows what
-that night published of the new model and the plain baselines: all of them ranked the same whole
-catalogue for the same users and were held against the same last days, which none had seen.
+Without `--data`: runs a night of each shop through the command line, in a folder that is thrown
+away, and shows what that night published of the new model and the plain baselines: all of them
+ranked the same whole catalogue for the same users and were held against the same last days, which
+none had seen.
+
+With `--data <folder>`: the nightly's own recommender in the protocol of the published tables, on
+`sequences.parquet` and, where there is one, `items.parquet` (`lib/leave_one_out.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +16,26 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.lib import leave_one_out as loo
 from benchmarks.lib.night import real_data, run_night
 from benchmarks.lib.page import publish, quiet, table
 from core.duck import connect
 from core.paths import Paths
 from core.shop import load_shop
 from ml import registry
+from ml.baselines import popularity
+from ml.evaluate import Evaluation, Scorer, evaluate
+from ml.recommender.tower import IDS
+from ml.recommender.train import device
 
 COLUMNS = {
     "NDCG@10": ("ndcg", 10),
@@ -70,10 +83,10 @@ def figure(metric: dict[str, Any] | None) -> str:
     return f"{metric['value']:.4f} ± {half:.4f}"
 
 
-def section(shop: str, scale: str, data: Path | None) -> str | None:
+def section(shop: str, scale: str, raw: Path | None) -> str | None:
     """Run the shop's night and tell of it; None when a real shop's data are not there."""
     about = load_shop(shop)
-    folder = None if about.simulated else real_data(shop, data)
+    folder = None if about.simulated else real_data(shop, raw)
     if not about.simulated and folder is None:
         return None
     run_night(shop, None, *(["--data", str(folder)] if folder else ["--scale", scale]))
@@ -93,15 +106,130 @@ def section(shop: str, scale: str, data: Path | None) -> str | None:
     )
 
 
-def main() -> None:
-    """Measure and show."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shop", nargs="+", default=["demo"], help="folders below shops/")
-    parser.add_argument("--scale", choices=["small", "default", "large"], default="small")
-    parser.add_argument("--data", type=Path, help="folder of the real shop's raw files")
-    parser.add_argument("--write", action="store_true", help="keep the page in results/")
-    asked = parser.parse_args()
-    quiet()
+def published_protocol(folder: Path, seeds: int) -> list[str]:
+    """The parts of a page about the folder's sequences: every model, masked and not, cold items."""
+    split = loo.read(folder)
+    users, items, events = split.events.users, split.events.items, split.events.item
+    text = loo.embedded(split)
+    unmet = int((np.bincount(split.training.item, minlength=len(items)) == 0).sum())
+    rows = baseline_rows(split) + network_rows(split, text, seeds)
+    parts = [
+        f"{folder.name}: {len(users):,} users, {len(items):,} items ({unmet:,} of them in no "
+        f"training event), {len(events):,} events. Each user's last item is the test, the one "
+        "before it the validation, all else is learned from; at the test the validation item is "
+        "known too, but not learned from unless a row says so. All items are ranked. Settings "
+        "were chosen on validation items.",
+        *(protocol_table(rows, masked) for masked in (True, False)),
+    ]
+    if text is not None:
+        parts.append(cold_table(split, text))
+    return parts
+
+
+@dataclass
+class Row:
+    """A model in the tables: what it reached, once for each seed, and what its fitting took."""
+
+    name: str
+    found: list[Evaluation]
+    seconds: float
+    """of one fit"""
+
+
+def baseline_rows(split: loo.Split) -> list[Row]:
+    """Each plain baseline with the setting that foresees the validation items best."""
+    rows = []
+    for name, tries in loo.BASELINES.items():
+        setting, fit = loo.choose(split, tries)
+        began = perf_counter()
+        score = fit(split.training, split.known)
+        seconds = perf_counter() - began
+        title = f"{name} ({setting})" if setting else name
+        rows.append(Row(title, [evaluate(name, score, split.truth(loo.LAST), loo.KS)], seconds))
+        print(f"{title}: {loo.metric(rows[-1].found[0], 'ndcg', 10):.4f}", flush=True)
+    return rows
+
+
+def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> list[Row]:
+    """The recommender: each tower alone, both, all seeds together, and refitted."""
+    config = replace(loo.RECIPE, towers=loo.RECIPE.towers if text is not None else (IDS,))
+    truth = split.truth(loo.LAST)
+    rows: dict[str, Row] = {}
+    scorers = []
+
+    def add(name: str, score: Scorer, seconds: float) -> None:
+        found = evaluate(name, score, truth, loo.KS)
+        rows.setdefault(name, Row(name, [], seconds)).found.append(found)
+        print(f"{name}: {loo.metric(found, 'ndcg', 10):.4f}", flush=True)
+
+    for seed in range(seeds):
+        began = perf_counter()
+        fitted = loo.network(split, text, replace(config, seed=seed))
+        seconds = perf_counter() - began
+        model, facts = fitted.model, fitted.facts
+        for number, kind in enumerate(model.shape.towers if len(model.towers) > 1 else ()):
+            add(f"{kind} alone", loo.ask(split, model.alone(number), facts), seconds)
+        name = f"perennial ({' and '.join(model.shape.towers)})"
+        scorers.append(loo.ask(split, model, facts))
+        add(name, scorers[-1], seconds)
+        began = perf_counter()
+        refit = loo.network(
+            split, text, replace(config, seed=seed, max_epochs=fitted.epochs), loo.LAST
+        )
+        seconds = perf_counter() - began
+        refit_name = "the same, fitted on training and validation"
+        add(refit_name, loo.ask(split, refit.model, refit.facts), seconds)
+    if seeds > 1:
+        total = sum(row.seconds for row in rows.values() if row.name == name) * seeds
+        add(f"the same, {seeds} seeds together", loo.together(scorers), total)
+    return list(rows.values())
+
+
+def protocol_table(rows: list[Row], masked: bool) -> str:
+    """Recall and NDCG; mean and, over several seeds, the standard deviation."""
+    columns = [(metric, k) for metric in ("recall", "ndcg") for k in loo.KS]
+
+    def cell(row: Row, metric: str, k: int) -> str:
+        values = [loo.metric(found, metric, k, masked) for found in row.found]
+        spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.4f}{spread}"
+
+    lines = [
+        [row.name, *(cell(row, *column) for column in columns), f"{row.seconds:.0f}"]
+        for row in rows
+    ]
+    title = "Items that the user has met are not ranked" if masked else "All items are ranked"
+    names = {"recall": "R", "ndcg": "NDCG"}
+    header = ["", *(f"{names[metric]}@{k}" for metric, k in columns), f"fit, s ({device()})"]
+    return f"## {title}\n\n{table(header, lines)}"
+
+
+def cold_table(split: loo.Split, text: np.ndarray) -> str:
+    """How well items that nobody met are placed: a tenth of all is held out of training."""
+    cold, hidden = loo.hide(split, share=0.1, seed=0)
+    fitted = loo.network(hidden, text, loo.RECIPE)
+    truth = loo.of_items(split.truth(loo.LAST), cold, hidden.known)
+    scorers = {
+        "perennial": loo.ask(hidden, fitted.model, fitted.facts),
+        "popularity": popularity(hidden.known, loo.LAST, days=loo.LAST),
+        "at random": loo.at_random(len(split.events.items)),
+    }
+    lines = []
+    for name, score in scorers.items():
+        everywhere = evaluate(name, score, truth, loo.KS)
+        among = evaluate(name, score, replace(truth, candidates=cold), loo.KS)
+        found = [loo.metric(each, "recall", k) for each in (everywhere, among) for k in (10, 20)]
+        lines.append([name, *(f"{value:.4f}" for value in found)])
+    header = ["", "R@10 of all", "R@20 of all", "R@10 of the cold", "R@20 of the cold"]
+    return (
+        f"## Items that nobody met\n\n{int(cold.sum()):,} items, drawn at random, were held out of "
+        f"all training and of every history; {len(truth.users):,} users take one of them last. "
+        "Ranked among all items, and among the held-out ones alone.\n\n" + table(header, lines)
+    )
+
+
+def nights(shops: list[str], scale: str, raw: Path | None) -> list[str]:
+    """The parts of a page about a night of each shop."""
     parts = [
         "Means over users with 95 % intervals (normal). Every model ranks the whole catalogue; "
         "items that a user has met before count like others. New items had no event from anybody "
@@ -110,10 +238,34 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory(prefix="perennial-bench-") as folder:
         os.environ["PERENNIAL_VAR"] = folder
-        for shop in asked.shop:
-            told = section(shop, asked.scale, asked.data)
-            parts.append(told or f"## {shop}\n\nSkipped: its raw files are not here; name --data.")
-    publish("The recommender", parts, ["torch", "sentence-transformers", "duckdb"], asked.write)
+        for shop in shops:
+            told = section(shop, scale, raw)
+            parts.append(told or f"## {shop}\n\nSkipped: its raw files are not here; name --raw.")
+    return parts
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder with sequences.parquet")
+    parser.add_argument("--seeds", type=int, default=3, help="fits with --data")
+    parser.add_argument("--shop", nargs="+", default=["demo"], help="folders below shops/")
+    parser.add_argument("--scale", choices=["small", "default", "large"], default="small")
+    parser.add_argument("--raw", type=Path, help="folder of the real shop's raw files")
+    parser.add_argument("--write", action="store_true", help="keep the page in results/")
+    asked = parser.parse_args()
+    quiet()
+    libraries = ["torch", "sentence-transformers", "duckdb"]
+    if asked.data is None:
+        parts = nights(asked.shop, asked.scale, asked.raw)
+        publish("The recommender", parts, libraries, asked.write)
+        return
+    try:
+        parts = published_protocol(asked.data, asked.seeds)
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    title = "The recommender in the protocol of published tables"
+    publish(title, parts, [*libraries, "implicit"], asked.write, f"recommender_{asked.data.name}")
 
 
 if __name__ == "__main__":

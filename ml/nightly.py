@@ -33,6 +33,7 @@ from ml.recommender.train import Config
 from ml.recommender.train import train as fit
 from ml.sequences import Events, from_arrow, sorted_ids, vectors
 from ml.tracking import record
+from ml.words import NO_WORDS, Lexicon
 
 MODEL = "recommender"
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -135,7 +136,9 @@ def train(
         raise ModelError(f"the champion is judged with {theirs}: give its champion_inputs too")
     events = _events(inputs)
     data = _examples(events, inputs.input_events, inputs.target_events, inputs.cutoff, inputs)
-    facts, scale = _facts(inputs, events, inputs.item_features_at_cutoff, inputs.cutoff)
+    features = inputs.item_features_at_cutoff
+    lexicon = _lexicon(inputs, events, features)
+    facts, scale = _facts(inputs, events, features, inputs.cutoff, lexicon)
     fingerprint = _fingerprint(inputs, events, facts, config, card["feature_service"])
     version = f"rec-{inputs.night:%Y%m%d}-{fingerprint[:10]}"
     if version in registry.versions(models, MODEL) and not registry.is_due(models, MODEL, version):
@@ -147,11 +150,11 @@ def train(
         checkpoint.unlink(missing_ok=True)
     trained = fit(data, facts, config, checkpoint, log)
 
-    before = registry.champion(models, MODEL, inputs.night)
+    before = _champion(models, inputs.night)
     if before and registry.is_due(models, MODEL, before):
         log(f"{before} learned from somebody who has been erased: it is not to be beaten")
         before = None
-    learned = Learned.of(trained.model, data, inputs.input_events, scale)
+    learned = Learned.of(trained.model, data, inputs.input_events, scale, lexicon)
     held = _held_out(inputs, events, facts)
     known = champion_inputs or inputs
     judged = _judge(inputs, known, events, held, models, learned, before, _facts_then)
@@ -159,7 +162,7 @@ def train(
     decision = decide(own.ndcg, {name: each.ndcg for name, each in judged.items()})
     log(decision.text)
 
-    with_new = _facts_with_new_items(inputs, events, scale)
+    with_new = _facts_with_new_items(inputs, events, lexicon, scale)
     held_new = _held_out(inputs, events, with_new)
     on_new = _judge(inputs, known, events, held_new, models, learned, before, _facts_with_new_items)
     metrics = pa.concat_tables(
@@ -212,8 +215,17 @@ def train(
 
 def champion_service(models: Path, night: date) -> str | None:
     """The feature service that the champion of a night was trained with; None without champion."""
-    version = registry.champion(models, MODEL, night)
+    version = _champion(models, night)
     return registry.card(models, MODEL, version)["feature_service"] if version else None
+
+
+def _champion(models: Path, night: date) -> str | None:
+    """The champion of a night; None where there is none that this version of the code can read."""
+    version = registry.champion(models, MODEL, night)
+    if version is None or Learned.is_of_this_layout(registry.folder(models, MODEL, version)):
+        return version
+    _log.warning("champion %s was kept by another version of this code: not used", version)
+    return None
 
 
 def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 50) -> pa.Table:
@@ -227,7 +239,7 @@ def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 5
     (`champion_service`).
     """
     events = _events(inputs)
-    version = registry.champion(models, MODEL, inputs.night)
+    version = _champion(models, inputs.night)
     if version is None:
         learned = None
         kinds, input_events = events.kinds, inputs.input_events
@@ -240,9 +252,9 @@ def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 5
             )
         learned = Learned.load(registry.folder(models, MODEL, version))
         kinds, input_events = learned.kinds, learned.input_events
-    scale = learned.scale if learned else None
+    scale, lexicon = (learned.scale, learned.lexicon) if learned else (None, NO_WORDS)
     features = inputs.item_features_at_night
-    facts, _ = _facts(inputs, events, features, inputs.end, scale, history=False)
+    facts, _ = _facts(inputs, events, features, inputs.end, lexicon, scale, history=False)
     data = _examples(_events(inputs, kinds), input_events, inputs.target_events, inputs.end, inputs)
     model = learned.on(events.items, facts) if learned else None
     targets = events.of_kinds(inputs.target_events)
@@ -293,11 +305,18 @@ def _examples(
     )
 
 
+def _lexicon(inputs: NightInputs, events: Events, features: pa.Table) -> Lexicon:
+    """The words of the items that had a text by the time of these features."""
+    text = vectors(features, events.items, "item_id", "embedding")
+    return Lexicon.fit(_titles(inputs, events.items).filter(pa.array(text.any(axis=1))))
+
+
 def _facts(
     inputs: NightInputs,
     events: Events,
     features: pa.Table,
     end: int,
+    lexicon: Lexicon,
     scale: Scale | None = None,
     history: bool = True,
 ) -> tuple[ItemFacts, Scale]:
@@ -307,13 +326,14 @@ def _facts(
     """
     before = events.between(None, end)
     text = vectors(features, events.items, "item_id", "embedding")
+    words = lexicon.vectors(_titles(inputs, events.items)) * text.any(axis=1, keepdims=True)
     first_day = _first_days(before, features, text, end)
     start = int(before.day.min(initial=end)) if history else end - 1
     days = np.arange(end, start, -SNAPSHOT_DAYS)[::-1] if end > start else np.array([end])
     inputs_, targets = (before.of_kinds(k) for k in (inputs.input_events, inputs.target_events))
     stats = stats_from_events(inputs_, targets, days, first_day)
     scale = scale or Scale.of(stats)
-    return ItemFacts(text, scale.apply(stats), days, first_day), scale
+    return ItemFacts(text, words, scale.apply(stats), days, first_day), scale
 
 
 def _first_days(events: Events, features: pa.Table, text: np.ndarray, end: int) -> np.ndarray:
@@ -339,24 +359,27 @@ def _held_out(inputs: NightInputs, events: Events, facts: ItemFacts) -> HeldOut:
     )
 
 
-def _facts_then(inputs: NightInputs, events: Events, scale: Scale) -> ItemFacts:
+def _facts_then(inputs: NightInputs, events: Events, lexicon: Lexicon, scale: Scale) -> ItemFacts:
     """What was known of the items when the held-out days began."""
     features = inputs.item_features_at_cutoff
-    return _facts(inputs, events, features, inputs.cutoff, scale, history=False)[0]
+    return _facts(inputs, events, features, inputs.cutoff, lexicon, scale, history=False)[0]
 
 
-def _facts_with_new_items(inputs: NightInputs, events: Events, scale: Scale) -> ItemFacts:
+def _facts_with_new_items(
+    inputs: NightInputs, events: Events, lexicon: Lexicon, scale: Scale
+) -> ItemFacts:
     """The same, and the texts of the items that came in the held-out days.
 
     A list of the day they came would know their texts, but no event: that is what `new_item_recall`
     asks for. Nothing else of the held-out days is known.
     """
-    then = _facts_then(inputs, events, scale)
+    then = _facts_then(inputs, events, lexicon, scale)
     features = inputs.item_features_at_night
-    now, _ = _facts(inputs, events, features, inputs.cutoff, scale, history=False)
+    now, _ = _facts(inputs, events, features, inputs.cutoff, lexicon, scale, history=False)
     new = (then.first_day >= inputs.cutoff) & now.text.any(axis=1)
     return ItemFacts(
         text=np.where(new[:, None], now.text, then.text),
+        words=np.where(new[:, None], now.words, then.words),
         stats=np.where(new[None, :, None], now.stats, then.stats),
         snapshot_days=then.snapshot_days,
         first_day=np.where(new, inputs.cutoff - 1, then.first_day),
@@ -371,7 +394,7 @@ def _judge(
     models: Path,
     challenger: Learned,
     champion: str | None,
-    facts_of: Callable[[NightInputs, Events, Scale], ItemFacts],
+    facts_of: Callable[[NightInputs, Events, Lexicon, Scale], ItemFacts],
 ) -> dict[str, Evaluation]:
     """The plain baselines, the champion if there is one, and the challenger on held-out days.
 
@@ -381,14 +404,17 @@ def _judge(
     sold = events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
     scorers: dict[str, Scorer] = {
         "popularity": popularity(sold, inputs.cutoff),
-        "text similarity": text_similarity(past, facts_of(inputs, events, challenger.scale).text),
+        "text similarity": text_similarity(
+            past, facts_of(inputs, events, NO_WORDS, challenger.scale).text
+        ),
         "item-kNN": item_knn(past),
     }
     learned = {CHALLENGER: challenger}
     if champion is not None:
         learned = {CHAMPION: Learned.load(registry.folder(models, MODEL, champion)), **learned}
     for name, each in learned.items():
-        facts = facts_of(champion_inputs if name == CHAMPION else inputs, events, each.scale)
+        given = champion_inputs if name == CHAMPION else inputs
+        facts = facts_of(given, events, each.lexicon, each.scale)
         mine = _events(inputs, each.kinds)
         data = _examples(mine, each.input_events, inputs.target_events, inputs.cutoff, inputs)
         scorers[name] = scorer(each.on(events.items, facts), data, facts, inputs.cutoff)
@@ -417,7 +443,14 @@ def _fingerprint(
     digest.update(json.dumps(settings).encode())
     later = vectors(inputs.item_features_at_night, events.items, "item_id", "embedding")
     arrays = (events.user, events.item, events.kind, events.time, later)
-    for array in (*arrays, facts.text, facts.stats, facts.snapshot_days, facts.first_day):
+    for array in (
+        *arrays,
+        facts.text,
+        facts.words,
+        facts.stats,
+        facts.snapshot_days,
+        facts.first_day,
+    ):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

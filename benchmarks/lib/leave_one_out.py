@@ -17,16 +17,18 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from ml.baselines import ease, item_knn, met_items, popularity
 from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
 from ml.recommender.data import ItemFacts, examples
-from ml.recommender.files import Scale
+from ml.recommender.files import Learned, Scale
 from ml.recommender.model import Recommender
 from ml.recommender.rank import scorer
 from ml.recommender.train import Config, train
 from ml.sequences import Events, from_arrow, sorted_ids
 from ml.text import embed
+from ml.words import Lexicon
 
 KS = (5, 10, 20)
 LAST = 20_000
@@ -102,7 +104,6 @@ def item_texts(connection: duckdb.DuckDBPyConnection, file: Path) -> pa.Table:
 
 def als(history: Events, factors: int, alpha: float, profile: Events | None = None) -> Scorer:
     """Weighted matrix factorisation of implicit feedback, by the library `implicit`."""
-    import torch
     from implicit.als import AlternatingLeastSquares
 
     model = AlternatingLeastSquares(factors, alpha=alpha, iterations=15, random_state=0)
@@ -175,17 +176,26 @@ JUDGED = 6000
 """Users by whose validation items the best epoch is chosen."""
 
 
-def item_facts(split: Split, learn: Events, text: np.ndarray | None) -> ItemFacts:
-    """All items are there from the beginning; known of them are their texts and how often met."""
-    n_items = len(split.events.items)
-    counts = np.bincount(learn.item, minlength=n_items)[None, :, None]
-    stats = np.log1p(counts).astype(np.float32)
-    return ItemFacts(
-        text=np.zeros((n_items, 1), np.float32) if text is None else text,
-        stats=Scale.of(stats).apply(stats),
+def item_facts(
+    split: Split, learn: Events, text: np.ndarray | None
+) -> tuple[ItemFacts, Scale, Lexicon]:
+    """What is known of the items in training: their texts and how often they were met.
+
+    There are only the items that were met; of one that comes later nothing is known but its text.
+    """
+    counts = np.bincount(learn.item, minlength=len(learn.items))
+    texts = split.texts if split.texts is not None else pa.array([""] * len(counts))
+    lexicon = Lexicon.fit(texts.filter(pa.array(counts > 0)))
+    stats = np.log1p(counts[None, :, None])
+    scale = Scale.of(stats[:, counts > 0])
+    facts = ItemFacts(
+        text=np.zeros((len(counts), 1), np.float32) if text is None else text,
+        words=lexicon.vectors(texts),
+        stats=scale.apply(stats) * (counts > 0)[:, None].astype(np.float32),
         snapshot_days=np.zeros(1, np.int64),
-        first_day=np.full(n_items, -1),
+        first_day=np.where(counts > 0, -1, LAST + 1),
     )
+    return facts, scale, lexicon
 
 
 def embedded(split: Split) -> np.ndarray | None:
@@ -198,38 +208,60 @@ def embedded(split: Split) -> np.ndarray | None:
     return vectors
 
 
-def network(
-    split: Split,
-    text: np.ndarray | None,
-    config: Config,
-    until: int = VALID,
-    log: Callable[[str], object] = print,
-) -> tuple[Recommender, ItemFacts]:
+@dataclass(frozen=True)
+class Fitted:
+    """A trained recommender with the facts of the items, and the epochs that were best."""
+
+    model: Recommender
+    facts: ItemFacts
+    epochs: int
+
+
+def network(split: Split, text: np.ndarray | None, config: Config, until: int = VALID) -> Fitted:
     """Train the nightly's own recommender on the events before `until`.
 
     Until VALID the epoch is chosen by NDCG@10 on validation items, seen ones masked; a later
     `until` trains on them and takes the last epoch.
     """
     learn = split.events.between(None, until)
-    facts = item_facts(split, learn, text)
+    known, scale, lexicon = item_facts(split, learn, text)
     data = examples(learn, learn, until, 1)
-    if until > VALID:
-        return train(data, facts, config, log=log).model, facts
-    truth = some(split.truth(VALID), JUDGED, config.seed)
+    truth = some(split.truth(VALID), JUDGED)
 
     def judge(model: Recommender) -> float:
-        return metric(evaluate("", scorer(model, data, facts, VALID), truth, KS), "ndcg", 10)
+        return metric(evaluate("", scorer(model, data, known, VALID), truth, KS), "ndcg", 10)
 
-    return train(data, facts, config, log=log, judge=judge).model, facts
+    trained = train(data, known, config, log=tell, judge=judge if until == VALID else None)
+    everything = replace(known, first_day=np.full(len(learn.items), -1))
+    model = Learned.of(trained.model, data, (MET,), scale, lexicon).on(learn.items, everything)
+    judged = trained.curves.judged
+    epochs = int(np.argmax(judged)) + 1 if judged else config.max_epochs
+    return Fitted(model, everything, epochs)
 
 
-def some(truth: HeldOut, users: int, seed: int) -> HeldOut:
+def tell(text: str) -> None:
+    """Say where a training stands."""
+    print(text, flush=True)
+
+
+def some(truth: HeldOut, users: int) -> HeldOut:
     """The same for a random part of the users."""
     if len(truth.users) <= users:
         return truth
-    rows = np.sort(np.random.default_rng(seed).permutation(len(truth.users))[:users])
+    rows = np.sort(np.random.default_rng(0).permutation(len(truth.users))[:users])
+    return of_rows(truth, rows)
+
+
+def of_items(truth: HeldOut, items: np.ndarray, known: Events) -> HeldOut:
+    """The same for the users who are to take one of the items (bool [items]) and are known."""
+    rows = truth.truth[items[truth.truth[:, 1]], 0]
+    return of_rows(truth, np.unique(rows[np.isin(truth.users[rows], known.user)]))
+
+
+def of_rows(truth: HeldOut, rows: np.ndarray) -> HeldOut:
+    """The same for some rows of `users`, ascending."""
     place = np.full(len(truth.users), -1)
-    place[rows] = np.arange(users)
+    place[rows] = np.arange(len(rows))
 
     def of(pairs: np.ndarray) -> np.ndarray:
         kept = pairs[place[pairs[:, 0]] >= 0]
@@ -238,7 +270,24 @@ def some(truth: HeldOut, users: int, seed: int) -> HeldOut:
     return replace(truth, users=truth.users[rows], truth=of(truth.truth), seen=of(truth.seen))
 
 
+def hide(split: Split, share: float, seed: int) -> tuple[np.ndarray, Split]:
+    """A random share of the items (bool [items]), and the split without any event of them."""
+    cold = np.random.default_rng(seed).random(len(split.events.items)) < share
+    return cold, replace(split, events=split.events.where(~cold[split.events.item]))
+
+
 def ask(split: Split, model: Recommender, facts: ItemFacts, day: int = LAST) -> Scorer:
     """Scores for what follows on `day`, from all that lies before it."""
     known = split.events.between(None, day)
     return scorer(model, examples(known, known, day, 1), facts, day)
+
+
+def together(scorers: list[Scorer]) -> Scorer:
+    """The sum of several models' log probabilities."""
+    return lambda users: torch.stack([score(users).log_softmax(1) for score in scorers]).sum(0)
+
+
+def at_random(n_items: int) -> Scorer:
+    """Any order."""
+    draw = torch.Generator().manual_seed(0)
+    return lambda users: torch.rand(len(users), n_items, generator=draw)

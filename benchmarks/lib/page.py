@@ -32,12 +32,14 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, rule, *rows])
 
 
-def publish(title: str, parts: list[str], libraries: list[str], write: bool) -> None:
-    """Print the page and, with `write`, keep it as `results/<name of the command>.md`."""
+def publish(
+    title: str, parts: list[str], libraries: list[str], write: bool, name: str | None = None
+) -> None:
+    """Print the page and, with `write`, keep it as `results/<name, or that of the command>.md`."""
     page = "\n\n".join([f"# {title}", *parts, _made_by(libraries)]) + "\n"
     print(page, flush=True)
     if write:
-        path = RESULTS / f"{Path(sys.argv[0]).stem}.md"
+        path = RESULTS / f"{name or Path(sys.argv[0]).stem}.md"
         path.parent.mkdir(exist_ok=True)
         path.write_text(page)
         print(f"written to {path.relative_to(ROOT)}")

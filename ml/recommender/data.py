@@ -28,13 +28,20 @@ class ItemFacts:
     """What is known of the items besides the events, aligned to item numbers."""
 
     text: np.ndarray
-    """float32 [items, d]; zeros where an item has no text"""
+    """float32 [items, d]: what the text encoder says; zeros where an item has no text"""
+    words: np.ndarray
+    """float32 [items, w]: what words it has (`ml.words`); zeros where it has no text"""
     stats: np.ndarray
     """float32 [snapshots + 1, items, s], standardised; row 0 is `nothing known yet`"""
     snapshot_days: np.ndarray
     """int64 [snapshots], ascending: snapshot i holds from the beginning of this day on"""
     first_day: np.ndarray
     """int64 [items]: the day the item came into the catalogue or was first met"""
+
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Texts with their words, statistics and first days, as the network takes them."""
+        text = np.concatenate([self.text, self.words], axis=1)
+        return tuple(torch.from_numpy(each) for each in (text, self.stats, self.first_day))
 
     def snapshot(self, asof: np.ndarray) -> np.ndarray:
         """The row of `stats` known at the beginning of each day."""

@@ -21,8 +21,12 @@ from ml import ModelError
 from ml.recommender.data import Examples, ItemFacts
 from ml.recommender.model import Recommender
 from ml.recommender.tower import Shape
+from ml.words import Lexicon
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
+LAYOUT = 2
+"""What `ABOUT` says; raised when older code cannot read what this one writes, or the reverse."""
+_WORDS = "words."
 PER_ITEM = (".item.weight", ".met")
 """How the names of weights end that have one row an item."""
 
@@ -59,27 +63,51 @@ class Learned:
     """event types by number"""
     input_events: tuple[str, ...]
     scale: Scale
+    lexicon: Lexicon
 
     @staticmethod
     def of(
-        model: Recommender, data: Examples, input_events: tuple[str, ...], scale: Scale
+        model: Recommender,
+        data: Examples,
+        input_events: tuple[str, ...],
+        scale: Scale,
+        lexicon: Lexicon,
     ) -> Learned:
         """What there is to keep of a trained network."""
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-        events = data.events
-        return Learned(model.shape, weights, events.items, events.kinds, input_events, scale)
+        return Learned(
+            *(model.shape, weights, data.events.items, data.events.kinds),
+            *(input_events, scale, lexicon),
+        )
 
     def save(self, folder: Path) -> None:
         """Write weights and description into a folder; the same network gives the same bytes."""
-        save_file(self.weights, folder / WEIGHTS)
+        words = {
+            _WORDS + "weight": torch.from_numpy(self.lexicon.weight),
+            _WORDS + "directions": torch.from_numpy(self.lexicon.directions),
+        }
+        save_file(self.weights | words, folder / WEIGHTS)
         about = {
+            "layout": LAYOUT,
             "shape": asdict(self.shape),
             "items": self.items.to_pylist(),
             "kinds": self.kinds,
             "input_events": self.input_events,
             "scale": asdict(self.scale),
+            "terms": self.lexicon.terms,
         }
         (folder / ABOUT).write_text(json.dumps(about) + "\n")
+
+    @staticmethod
+    def is_of_this_layout(folder: Path) -> bool:
+        """Whether the version of the code that wrote the folder kept models as this one does.
+
+        True as well for a folder that is damaged: `load` says so.
+        """
+        try:
+            return bool(json.loads((folder / ABOUT).read_text()).get("layout") == LAYOUT)
+        except (OSError, ValueError):
+            return True
 
     @staticmethod
     def load(folder: Path) -> Learned:
@@ -91,6 +119,12 @@ class Learned:
             raise ModelError(
                 f"{folder} holds no readable model: roll back or retrain ({error})"
             ) from error
+        if about.get("layout") != LAYOUT:
+            raise ModelError(
+                f"{folder} was written by another version of this code (layout "
+                f"{about.get('layout', 1)}, not {LAYOUT}): retrain, or go back to that version"
+            )
+        words = [weights.pop(_WORDS + name) for name in ("weight", "directions")]
         return Learned(
             shape=Shape(**about["shape"] | {"towers": tuple(about["shape"]["towers"])}),
             weights=weights,
@@ -98,19 +132,19 @@ class Learned:
             kinds=tuple(about["kinds"]),
             input_events=tuple(about["input_events"]),
             scale=Scale(**about["scale"]),
+            lexicon=Lexicon(about["terms"], *(each.numpy() for each in words)),
         )
 
     def on(self, items: pa.Array, facts: ItemFacts) -> Recommender:
         """The network over another catalogue (ids in order of number) with that night's facts."""
-        if facts.text.shape[1] != self.shape.text_dim:
+        text, stats, first_day = facts.tensors()
+        if text.shape[1] != self.shape.text_dim:
             raise ModelError(
-                f"the model reads texts of {self.shape.text_dim} numbers, "
-                f"not {facts.text.shape[1]}: "
+                f"the model reads texts of {self.shape.text_dim} numbers, not {text.shape[1]}: "
                 "the text encoder was changed; train before scoring"
             )
         shape = replace(self.shape, n_items=len(items))
-        tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
-        model = Recommender(shape, *tensors)
+        model = Recommender(shape, text, stats, first_day)
         old = pc.fill_null(pc.index_in(items, self.items), -1).to_numpy()
         there = torch.from_numpy(old >= 0)
         moved = {}

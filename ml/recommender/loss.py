@@ -20,6 +20,8 @@ from torch import Tensor
 
 _NEVER = -1e4
 """A score whose exponential is 0 in every precision."""
+_ABOVE = 70.0
+"""exp of it, summed over every item of any shop, is still a number in float32 and bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,20 @@ def cross_entropy(
     """Mean over moments of -sum(weight * log softmax at truth); differentiable.
 
     truth int64 [N, M], weight float32 [N, M] with rows that add up to 1 (0 in an empty place).
-    `max_scores`: scores in memory at once, in `dtype`. Infinite when all truths of a moment are
-    88 below another item: such a network has diverged.
+    `max_scores`: scores in memory at once, in `dtype`. An item that is more than `_ABOVE` better
+    than all truths of a moment counts as that much better, so that no exponential overflows.
     """
     learn = torch.is_grad_enabled()
     return _CrossEntropy.apply(  # type: ignore[no-any-return]
         *(scoring.query, scoring.items, scoring.prior, scoring.bonus),
         *(scoring, truth, weight, max_scores, dtype, learn),
     )
+
+
+def precision(at: torch.device) -> torch.dtype:
+    """What the largest products are computed in: bfloat16 where the processor multiplies in it."""
+    fast = at.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -148,7 +156,8 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _exponentials(scoring: Scoring, scores: Tensor, rows: slice, run: Run) -> Tensor:
     """exp of a piece of scores, in place, with the bonus; 0 where an item was not there yet."""
-    scores.scatter_add_(1, scoring.column[rows], scoring.bonus[rows].to(scores.dtype)).exp_()
+    scores.scatter_add_(1, scoring.column[rows], scoring.bonus[rows].to(scores.dtype))
+    scores.clamp_(max=_ABOVE).exp_()
     if len(run.late):
         ahead = scoring.first_day[run.late] >= scoring.asof[rows, None]
         scores[:, run.late] = scores[:, run.late].masked_fill(ahead, 0)

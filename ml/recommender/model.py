@@ -8,15 +8,18 @@ together costs no more passes over the catalogue than asking one.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ml import ModelError
 from ml.recommender.loss import Scoring
 from ml.recommender.tower import Batch, Shape, Tower
 
 _RIDGE = 1.0
-"""Penalty of the regression from texts to id vectors, in items: whitened texts have variance 1."""
+"""Penalty of the regression from texts to id vectors, as a share of the numbers of a text."""
 
 
 class Recommender(nn.Module):
@@ -31,6 +34,7 @@ class Recommender(nn.Module):
     first_day: Tensor
     mean: Tensor
     whiten: Tensor
+    white: Tensor
 
     def __init__(self, shape: Shape, text: Tensor, stats: Tensor, first_day: Tensor) -> None:
         super().__init__()
@@ -40,12 +44,19 @@ class Recommender(nn.Module):
         self.register_buffer("first_day", first_day, persistent=False)
         self.register_buffer("mean", torch.zeros(shape.text_dim))
         self.register_buffer("whiten", torch.eye(shape.text_dim))
+        self.register_buffer("white", torch.zeros(0), persistent=False)
         self.towers = nn.ModuleList(Tower(shape, kind) for kind in shape.towers)
 
     def texts(self) -> Tensor:
-        """The texts with mean 0 and every direction as wide as the others; 0 without a text."""
-        there = self.text.any(dim=1, keepdim=True)
-        return ((self.text - self.mean) @ self.whiten) * there
+        """The texts with mean 0, every direction as wide and every text as long as the others.
+
+        Each number is about 1; 0 without a text.
+        """
+        if not len(self.white):  # only once: it is the dearest part of a step on a CPU
+            there = self.text.any(dim=1, keepdim=True)
+            white = (self.text - self.mean) @ self.whiten
+            self.white = F.normalize(white, dim=1) * white.shape[1] ** 0.5 * there
+        return self.white
 
     def fit_texts(self) -> None:
         """Fit the whitening to the present texts (Su et al. 2021, "Whitening Sentence ...").
@@ -84,6 +95,14 @@ class Recommender(nn.Module):
         """Scores of all items at each moment, [N, items]; -inf before one is in the catalogue."""
         return mean_of(self.scorings(batch, items)).scores()
 
+    def alone(self, tower: int) -> Recommender:
+        """A recommender of one of the towers."""
+        shape = replace(self.shape, towers=(self.shape.towers[tower],))
+        single = Recommender(shape, self.text, self.stats, self.first_day)
+        single.mean, single.whiten = self.mean, self.whiten
+        single.towers[0] = self.towers[tower]
+        return single
+
     @torch.no_grad()
     def settle(self, met: Tensor) -> None:
         """After training: give items that were not met (bool [items]) what their texts suggest.
@@ -94,7 +113,7 @@ class Recommender(nn.Module):
         text = self.texts()
         known = met & text.any(dim=1)
         x = text[known]
-        gram = x.T @ x + _RIDGE * torch.eye(x.shape[1], device=x.device)
+        gram = x.T @ x + _RIDGE * x.shape[1] * torch.eye(x.shape[1], device=x.device)
         for tower in self.towers:
             if tower.by_id:
                 tower.met = met.clone()

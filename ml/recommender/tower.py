@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ml.recommender.loss import Run, Scoring
+from ml.recommender.loss import Run, Scoring, precision
 
 GAP_BUCKETS = 24
 AGE_BUCKETS = 12
@@ -98,7 +98,7 @@ class Tower(nn.Module):
         self.place = nn.Embedding(shape.max_length, d)
         self.wait = nn.Embedding(AGE_BUCKETS, d)
         self.enter = nn.LayerNorm(d)
-        self.drop = nn.Dropout(shape.dropout)
+        self.drop = Dropout(shape.dropout)
         self.blocks = nn.ModuleList(
             Block(d, shape.heads, shape.dropout) for _ in range(shape.layers)
         )
@@ -119,6 +119,8 @@ class Tower(nn.Module):
                 nn.init.normal_(module.weight, std=(3 * module.in_features) ** -0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        if self.by_text:
+            nn.init.normal_(self.project.weight, std=0.2 * self.project.in_features**-0.5)
         for part in (self.repeat_query, self.prior, self.repeat_kind, self.repeat_age):
             nn.init.zeros_(part.weight)
 
@@ -129,13 +131,19 @@ class Tower(nn.Module):
         training the id vector of a random share of items is left out where texts are known too.
         """
         if not self.by_id:
-            return self.project(text)  # type: ignore[no-any-return]
-        ids = torch.where(self.met[:, None], self.item.weight, text @ self.guess)
+            return self._from_text(text)
+        ids = self.item.weight
+        if not self.training:
+            ids = torch.where(self.met[:, None], ids, text @ self.guess)
         if not self.by_text:
             return ids
         if id_dropout:
             ids = ids * (torch.rand(len(ids), 1, device=ids.device) >= id_dropout)
-        return ids + self.project(text)  # type: ignore[no-any-return]
+        return ids + self._from_text(text)
+
+    def _from_text(self, text: Tensor) -> Tensor:
+        kind = precision(text.device) if self.training else torch.float32
+        return F.linear(text.to(kind), self.project.weight.to(kind)).float()
 
     def encode(self, batch: Batch, items: Tensor) -> Tensor:
         """The Transformer's state after each event, [B, T, dim]."""
@@ -183,6 +191,22 @@ class Tower(nn.Module):
         return torch.log(self.repeat_floor.exp() + lift) * stands
 
 
+class Dropout(nn.Module):
+    """Each number is zero with a probability, in steps of 1 / 256: one random byte for each."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.cut = round(share * 256)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; as it is when not training."""
+        if not self.training or not self.cut:
+            return x
+        words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device)
+        drawn = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()].view(x.shape)
+        return x * ((drawn >= self.cut).to(x.dtype) * (256 / (256 - self.cut)))
+
+
 class Block(nn.Module):
     """One pre-norm Transformer block with causal attention."""
 
@@ -195,7 +219,7 @@ class Block(nn.Module):
         self.merge = nn.Linear(dim, dim)
         self.wide = nn.Linear(dim, 4 * dim)
         self.narrow = nn.Linear(4 * dim, dim)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, dim] -> [B, T, dim]."""

@@ -17,7 +17,7 @@ import torch
 
 from ml import ModelError, TooLittleHistory
 from ml.recommender.data import Examples, ItemFacts, epoch
-from ml.recommender.loss import cross_entropy
+from ml.recommender.loss import cross_entropy, precision
 from ml.recommender.model import Recommender
 from ml.recommender.tower import IDS, KINDS, TEXT, Batch, Shape
 
@@ -234,7 +234,7 @@ def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
     shape = Shape(
         n_items=len(data.events.items),
         n_kinds=len(data.events.kinds),
-        text_dim=facts.text.shape[1],
+        text_dim=facts.text.shape[1] + facts.words.shape[1],
         n_stats=facts.stats.shape[2],
         max_length=config.max_length,
         dim=config.dim,
@@ -243,8 +243,7 @@ def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:
         dropout=config.dropout,
         towers=config.towers,
     )
-    tensors = (torch.from_numpy(x) for x in (facts.text, facts.stats, facts.first_day))
-    model = Recommender(shape, *tensors)
+    model = Recommender(shape, *facts.tensors())
     model.fit_texts()
     return model
 
@@ -263,12 +262,6 @@ def loss_of(
         for scoring in model.scorings(batch, items)
     ]
     return torch.stack(losses).sum()
-
-
-def precision(at: torch.device) -> torch.dtype:
-    """What the largest product is computed in: bfloat16 where the processor multiplies in it."""
-    fast = at.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _batches(

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 from ml import ModelError, registry
-from ml.nightly import NightInputs, score, train
-from ml.recommender.files import WEIGHTS
+from ml.nightly import NightInputs, champion_service, score, train
+from ml.recommender.files import ABOUT, WEIGHTS
 from ml.recommender.train import Config
 
 NIGHT = date(2026, 3, 31)
@@ -266,6 +266,18 @@ def test_another_feature_service_is_refused(shop, trained):
     folder, _ = trained
     with pytest.raises(ModelError, match="recommender_v1, not recommender_v2: it is scored with"):
         score(shop, models=folder / "models", feature_service="recommender_v2")
+
+
+def test_a_champion_of_another_version_of_the_code_is_replaced(shop, trained, tmp_path):
+    folder, first = trained
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    about = tmp_path / "models" / "recommender" / first.model_version / ABOUT
+    about.write_text(about.read_text().replace('"layout": ', '"layout": 9'))
+    assert champion_service(tmp_path / "models", NIGHT) is None
+    lists = score(shop, models=tmp_path / "models", feature_service="recommender_v1", k=5)
+    assert set(lists["model_version"].to_pylist()) == {"popularity"}
+    second = run(dataclasses.replace(shop, max_steps=61), tmp_path)
+    assert second.promoted and "champion" not in second.decision
 
 
 def test_without_a_champion_everybody_gets_what_is_popular(shop, tmp_path):
