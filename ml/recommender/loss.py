@@ -12,7 +12,8 @@ the exponentials into the gradient's factors, so a piece is touched by two produ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -72,6 +73,39 @@ class Scoring:
         same = self.column[:, :, None] == item[:, None]
         bonus = torch.einsum("nt,ntm->nm", self.bonus, same.to(self.bonus))
         return product + self.prior[self.snapshot[:, None], item] + bonus
+
+
+def sampled(scoring: Scoring, truth: Tensor, negatives: int) -> tuple[Scoring, Tensor]:
+    """The scoring over fewer items, and the truths' numbers in it: for a loss that costs less.
+
+    Kept are all items that are a truth or were met in any of the moments' windows, and of the rest
+    `negatives` drawn at random, each of which stands for several: its prior is raised by the log of
+    how many, so that the sum of the exponentials is the whole sum in the mean (importance sampling
+    of the softmax, Bengio and Senecal 2003). Nothing is changed when the rest is no more than that.
+    """
+    needed = torch.zeros(len(scoring.items), dtype=torch.bool, device=truth.device)
+    needed[truth] = True
+    needed[scoring.column] = True
+    rest = torch.nonzero(~needed)[:, 0]
+    if len(rest) <= negatives:
+        return scoring, truth
+    drawn = rest[torch.randperm(len(rest), device=rest.device)[:negatives]]
+    chosen = torch.cat([torch.nonzero(needed)[:, 0], drawn])
+    stands_for = torch.zeros(len(chosen), device=chosen.device)
+    stands_for[-negatives:] = math.log(len(rest) / negatives)
+    place = torch.full_like(needed, -1, dtype=torch.int64)
+    place[chosen] = torch.arange(len(chosen), device=chosen.device)
+    fewer = replace(
+        scoring,
+        items=scoring.items[chosen],
+        prior=scoring.prior[:, chosen] + stands_for,
+        column=place[scoring.column],
+        first_day=scoring.first_day[chosen],
+        runs=tuple(
+            replace(run, late=place[run.late][place[run.late] >= 0]) for run in scoring.runs
+        ),
+    )
+    return fewer, place[truth]
 
 
 def cross_entropy(

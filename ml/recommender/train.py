@@ -17,11 +17,14 @@ import torch
 
 from ml import ModelError, TooLittleHistory
 from ml.recommender.data import Examples, ItemFacts, epoch
-from ml.recommender.loss import cross_entropy, precision
+from ml.recommender.loss import cross_entropy, precision, sampled
 from ml.recommender.model import Recommender
 from ml.recommender.tower import IDS, KINDS, TEXT, Batch, Shape
 
 _log = logging.getLogger(__name__)
+
+
+_AT_LEAST_ONE = ("max_steps", "max_epochs", "layers", "heads", "batch_size", "log_every")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Config:
     """largest norm of the gradient"""
     max_scores: int = 1 << 22
     """scores (moments x items) in memory at once; beyond it the loss is computed in pieces"""
+    negatives: int = 2048
+    """items besides those of a batch that a step compares the truths with; all, if fewer"""
     checkpoint_every: int = 200
     log_every: int = 25
 
@@ -59,7 +64,7 @@ class Config:
         """Raises ModelError for settings that cannot work together."""
         if self.dim % self.heads:
             raise ModelError(f"dim {self.dim} cannot be split among {self.heads} heads")
-        for name in ("max_steps", "max_epochs", "layers", "heads", "batch_size", "log_every"):
+        for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.towers or set(self.towers) - set(KINDS):
@@ -253,14 +258,18 @@ def loss_of(
 ) -> torch.Tensor:
     """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments.
 
+    In training over all items of the batch and a sample of the others (`sampled`).
+
     The towers' are added up: they share no weights, so each learns as if it were alone.
     """
     items = model.item_vectors(config.id_dropout if model.training else 0.0)
     kind = precision(truth.device)
-    losses = [
-        cross_entropy(scoring, truth, weight, config.max_scores, kind)
-        for scoring in model.scorings(batch, items)
-    ]
+    losses = []
+    for scoring in model.scorings(batch, items):
+        part, own = (
+            sampled(scoring, truth, config.negatives) if model.training else (scoring, truth)
+        )
+        losses.append(cross_entropy(part, own, weight, config.max_scores, kind))
     return torch.stack(losses).sum()
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ml.recommender.data import runs
-from ml.recommender.loss import Scoring, cross_entropy
+from ml.recommender.loss import Scoring, cross_entropy, sampled
 
 N, ITEMS, DIM, PAST, TRUTHS = 37, 53, 8, 6, 3
 
@@ -88,3 +88,47 @@ def test_in_half_precision_it_is_near() -> None:
     assert abs(ours.item() - theirs.item()) < 0.02 * theirs.item()
     for mine, other in zip(gradients(ours, leaves), gradients(theirs, leaves), strict=True):
         assert (mine - other).norm() < 0.03 * other.norm()
+
+
+def test_a_sample_of_the_items_gives_the_loss_of_all_in_the_mean() -> None:
+    leaves, rest = problem(1)
+    leaves = {name: (0.4 * value).requires_grad_() for name, value in leaves.items()}
+    # three moments meet few items, so that most are left to be drawn
+    few = {name: rest[name][:3] for name in ("snapshot", "column", "asof")}
+    truth, weight = rest["truth"][:3], rest["weight"][:3]
+    known = (few["snapshot"].numpy(), few["asof"].numpy(), rest["first_day"].numpy())
+    scoring = Scoring(
+        query=leaves["query"][:3],
+        items=leaves["items"],
+        prior=leaves["prior"],
+        bonus=leaves["bonus"][:3],
+        **few,
+        first_day=rest["first_day"],
+        runs=runs(*known),
+    )
+    whole = cross_entropy(scoring, truth, weight, 1 << 20)
+    whole_gradients = gradients(whole, leaves)
+    torch.manual_seed(0)
+    mass, sums = [], [torch.zeros_like(value) for value in leaves.values()]
+    draws = 400
+    for _ in range(draws):
+        part, own = sampled(scoring, truth, negatives=10)
+        assert len(part.items) < ITEMS
+        torch.testing.assert_close(part.at(own), scoring.at(truth))
+        loss = cross_entropy(part, own, weight, 1 << 20)
+        mass.append(part.scores().exp().sum(1))
+        for total, each in zip(sums, gradients(loss, leaves), strict=True):
+            total += each / draws
+    torch.testing.assert_close(
+        torch.stack(mass).mean(0), scoring.scores().exp().sum(1), rtol=0.1, atol=0
+    )
+    for mine, other in zip(sums, whole_gradients, strict=True):
+        assert (mine - other).norm() < 0.15 * other.norm()
+
+
+def test_a_sample_of_more_than_there_are_changes_nothing() -> None:
+    leaves, rest = problem(0)
+    known = (rest[name].numpy() for name in ("snapshot", "asof", "first_day"))
+    about = {name: rest[name] for name in ("snapshot", "column", "asof", "first_day")}
+    scoring = Scoring(**leaves, **about, runs=runs(*known))
+    assert sampled(scoring, rest["truth"], ITEMS)[0] is scoring
