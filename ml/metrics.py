@@ -62,13 +62,20 @@ def top_k(scores: torch.Tensor, k: int) -> torch.Tensor:
 
 
 def _ranked(scores: torch.Tensor, column: torch.Tensor, k: int, n_columns: int) -> torch.Tensor:
-    """The columns of the k best scores; each becomes an integer that orders alike."""
+    """The columns of the k best scores, -1 for -inf."""
+    place = best_places(scores, column, k, n_columns)
+    hidden = scores.gather(1, place) == -torch.inf
+    return column.gather(1, place).masked_fill(hidden, -1)
+
+
+def best_places(scores: torch.Tensor, column: torch.Tensor, k: int, n_columns: int) -> torch.Tensor:
+    """Where the k best of float32 scores [n, m] stand, best first, ties by the lower `column`.
+
+    Score and column together become one integer that orders alike.
+    """
     bits = scores.contiguous().view(torch.int32).to(torch.int64)
     ordered = torch.where(bits >= 0, bits, -(bits & 0x7FFFFFFF))
-    best = torch.topk(ordered * n_columns + (n_columns - 1 - column), k, dim=1).values
-    found = n_columns - 1 - best % n_columns
-    lowest = torch.tensor(-torch.inf).view(torch.int32).item() & 0x7FFFFFFF
-    return found.masked_fill(best // n_columns == -lowest, -1)
+    return torch.topk(ordered * n_columns + (n_columns - 1 - column), k, dim=1).indices
 
 
 def hits(ranking: np.ndarray, truth: np.ndarray) -> np.ndarray:
