@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lib import leave_one_out as loo
+from benchmarks.lib.closeness import closeness
 from benchmarks.lib.night import real_data, run_night
 from benchmarks.lib.page import publish, quiet, table
 from core.duck import connect
@@ -96,13 +97,14 @@ def section(shop: str, scale: str, raw: Path | None) -> str | None:
         return f"{title}\n\n{decision}"
     card = registry.card(Paths(shop).models, "recommender", version)
     new = next((each["n_users"] for each in metrics if each["metric"] == "new_item_recall"), 0)
+    close = f"\n\n{closeness(Paths(shop))}" if about.simulated else ""
     return (
         f"{title}\n\n"
         f"Night {card['night']}: learned from {card['data_from']} to {card['data_until']}, held "
         f"against the {card['held_out_days']} days after it; {card['held_out_users']:,} users with "
         f"something to foresee, {new:,} of them in new items. Seed {card['seed']}, "
         f"{card['config']['max_steps']} steps at most.\n\n"
-        f"{quality(metrics)}\n\n{decision}"
+        f"{quality(metrics)}\n\n{decision}{close}"
     )
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ml import ModelError, registry
-from ml.baselines import item_knn, popularity, popularity_counts, text_similarity
+from ml.baselines import ease, item_knn, popularity, popularity_counts, text_similarity
 from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
 from ml.gate import decide
 from ml.plots import loss_curve, metric_bars
@@ -39,6 +39,9 @@ MODEL = "recommender"
 CHALLENGER, CHAMPION = "challenger", "champion"
 FALLBACK = "popularity"
 SNAPSHOT_DAYS = 7
+EASE_ITEMS = 20_000
+"""The baseline EASE is left out beyond: it inverts a matrix of items x items."""
+EASE_PENALTY = 200.0
 NEVER = 1_000_000
 """A day that does not come."""
 LISTS = pa.schema(
@@ -409,6 +412,8 @@ def _judge(
         ),
         "item-kNN": item_knn(past),
     }
+    if len(events.items) <= EASE_ITEMS:
+        scorers["EASE"] = ease(past, EASE_PENALTY)
     learned = {CHALLENGER: challenger}
     if champion is not None:
         learned = {CHAMPION: Learned.load(registry.folder(models, MODEL, champion)), **learned}
