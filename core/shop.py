@@ -110,6 +110,11 @@ class Recommender(_Strict):
     holdout_days: int = Field(ge=1, description="the last days, kept out of training")
     max_length: int = Field(default=64, ge=2, description="most recent events read per user")
     max_steps: int = Field(default=600, ge=1, description="longest training, in optimiser steps")
+    max_events: int = Field(
+        default=10_000_000,
+        ge=1,
+        description="most events read, about 100 bytes each: of more only the latest whole days",
+    )
 
 
 class Shop(_Strict):

@@ -245,7 +245,8 @@ def stats_from_events(
     """Popularity of each item at the beginning of each of `days`, from events alone.
 
     log(1 + target events of the last 7, 28 and all days), log(1 + input events of the last 7 days),
-    and log(1 + days in the catalogue): float32 [days, items, 5].
+    log(1 + days in the catalogue), and 1 while nobody has met the item, lest it be taken for one
+    that nobody wants: float32 [days, items, 6].
     """
     columns = []
     for events, window in ((targets, 7), (targets, 28), (targets, None), (inputs, 7)):
@@ -258,7 +259,11 @@ def stats_from_events(
         ]
         columns.append(np.stack(counted))
     columns.append(np.maximum(days[:, None] - first_day[None], 0))
-    return np.log1p(np.stack(columns, axis=-1)).astype(np.float32)
+    first_met = np.full(len(inputs.items), np.iinfo(np.int64).max)
+    np.minimum.at(first_met, inputs.item, inputs.day)
+    known = np.log1p(np.stack(columns, axis=-1))
+    unmet = first_met[None] >= days[:, None]
+    return np.concatenate([known, unmet[:, :, None]], axis=-1).astype(np.float32)
 
 
 __all__ = ["DAY", "Examples", "ItemFacts", "Moments"]

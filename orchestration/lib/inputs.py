@@ -49,12 +49,23 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
     with connect(night.paths.warehouse, read_only=True) as connection:
         events = connection.execute(
             """
+            WITH wanted AS (
+                SELECT user_id, item_id, event_type, event_ts, event_id
+                FROM marts.fct_events
+                WHERE user_id IS NOT NULL AND is_known_item AND list_contains($kinds, event_type)
+            ),
+            days AS (
+                SELECT event_ts::DATE AS day,
+                    sum(count(*)) OVER (ORDER BY day DESC) AS n_since,
+                    row_number() OVER (ORDER BY day DESC) AS place
+                FROM wanted GROUP BY day
+            )
             SELECT user_id, item_id, event_type, event_ts
-            FROM marts.fct_events
-            WHERE user_id IS NOT NULL AND is_known_item AND list_contains($kinds, event_type)
+            FROM wanted
+            WHERE event_ts >= (SELECT min(day) FROM days WHERE n_since <= $most OR place = 1)
             ORDER BY user_id, event_ts, event_id
             """,
-            {"kinds": kinds},
+            {"kinds": kinds, "most": settings.max_events},
         ).to_arrow_table()
         users = connection.execute(
             "SELECT user_id FROM marts.dim_users ORDER BY user_id"
