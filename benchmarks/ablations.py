@@ -1,0 +1,104 @@
+"""What does each part of the recommender give?
+
+One part at a time is taken away or changed; the rest, the seed and the number of epochs stay as
+they are. The protocol is that of `recommender.py --data`: NDCG@10 and Recall@10 of each user's last
+item among all items that the user has not met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from benchmarks.lib import leave_one_out as loo
+from benchmarks.lib.page import publish, quiet, table
+from ml.evaluate import evaluate
+from ml.recommender.model import Recommender
+from ml.recommender.tower import BOTH, IDS, TEXT
+from ml.words import NO_WORDS, Lexicon
+
+
+@contextmanager
+def without(owner: Any, name: str, instead: Any) -> Iterator[None]:
+    """Something of the code put out of work for a while."""
+    kept = owner.__dict__[name]
+    setattr(owner, name, instead)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "as it is: a tower of ids and one of texts": {},
+    "ids alone": {"towers": (IDS,)},
+    "texts alone": {"towers": (TEXT,)},
+    "one network of ids and texts": {"towers": (BOTH,)},
+    "two towers of ids": {"towers": (IDS, IDS)},
+    "every item a negative in every step": {"negatives": 1 << 30},
+    "256 sampled negatives": {"negatives": 256},
+    "dropout .2": {"dropout": 0.2},
+    "64 dimensions": {"dim": 64},
+}
+WITHOUT = {
+    "texts as the encoder gives them, without words": (Lexicon, "fit", lambda texts: NO_WORDS),
+    "texts not whitened": (Recommender, "fit_texts", lambda self: None),
+}
+
+
+def measure(
+    split: loo.Split, text: np.ndarray | None, name: str, epochs: int, seed: int
+) -> list[str]:
+    """A line of the table."""
+    config = replace(loo.RECIPE, max_epochs=epochs, seed=seed, **PARTS.get(name, {}))
+    began = perf_counter()
+    if name in WITHOUT:
+        with without(*WITHOUT[name]):
+            fitted = loo.network(split, text, config)
+    else:
+        fitted = loo.network(split, text, config)
+    seconds = perf_counter() - began
+    cells = []
+    for day in (loo.VALID, loo.LAST):
+        score = loo.ask(split, fitted.model, fitted.facts, day)
+        found = evaluate(name, score, split.truth(day), loo.KS)
+        cells += [f"{loo.metric(found, metric, 10):.4f}" for metric in ("ndcg", "recall")]
+    print(name, *cells, flush=True)
+    return [name, *cells, f"{seconds:.0f}"]
+
+
+def main() -> None:
+    """Measure and show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with sequences.parquet")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", nargs="+", choices=[*PARTS, *WITHOUT], help="only these lines")
+    parser.add_argument("--write", action="store_true", help="keep the page in results/")
+    asked = parser.parse_args()
+    quiet()
+    split = loo.read(asked.data)
+    text = loo.embedded(split)
+    names = asked.part or [*PARTS, *WITHOUT]
+    rows = [measure(split, text, name, asked.epochs, asked.seed) for name in names]
+    header = ["", "valid NDCG@10", "valid R@10", "test NDCG@10", "test R@10", "fit, s"]
+    parts = [
+        f"{asked.data.name}, seed {asked.seed}, {asked.epochs} epochs (fewer than the recipe's "
+        f"{loo.RECIPE.max_epochs}: the lines are to be compared with each other).",
+        table(header, rows),
+    ]
+    publish("What each part of the recommender gives", parts, ["torch"], asked.write)
+
+
+if __name__ == "__main__":
+    main()
