@@ -67,7 +67,7 @@ class Split:
 
 
 def read(folder: Path) -> Split:
-    """The split of a folder; raises FileNotFoundError when it has no sequences as they should be."""
+    """The split of a folder; raises FileNotFoundError without sequences as they should be."""
     file = folder / "sequences.parquet"
     if not file.exists() or not {*COLUMNS} <= {*pq.read_schema(file).names}:
         needed = ", ".join(COLUMNS)
