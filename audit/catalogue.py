@@ -662,11 +662,13 @@ _RECOMMENDATIONS = [
     _blocking(
         "recommendations.users.everyone",
         "recommendations",
-        f"every user gets {TOP_K} items, or all there are if the catalogue is smaller",
+        f"every user gets {TOP_K} items, or all that anybody gets if that is fewer: what is sold "
+        "out or blocked by a rule is on no list",
         Rows(
             f"""
             SELECT user_id, count(item_id) AS items,
-                   least({TOP_K}, (SELECT count(*) FROM dim_items WHERE is_catalogued)) AS expected
+                   greatest(1, least({TOP_K}, (SELECT count(DISTINCT item_id) FROM {{batch}})))
+                     AS expected
             FROM dim_users LEFT JOIN {{batch}} USING (user_id) GROUP BY user_id
             HAVING items <> expected
             """,
@@ -715,17 +717,22 @@ _RECOMMENDATIONS = [
         ),
     ),
     _blocking(
-        "recommendations.scores.ordered",
+        "recommendations.items.in_stock",
         "recommendations",
-        "scores are finite and do not rise with the rank",
+        "nothing that is sold out is recommended",
         Rows(
-            """
-            SELECT user_id, rank, score, score_above FROM (
-              SELECT user_id, rank, score,
-                     lag(score) OVER (PARTITION BY user_id ORDER BY rank) AS score_above
-              FROM {batch}
-            ) WHERE NOT coalesce(isfinite(score), false) OR score > score_above
-            """
+            "SELECT item_id, count(*) AS recommended FROM {batch} SEMI JOIN "
+            "(SELECT item_id FROM dim_items WHERE is_sold_out) USING (item_id) GROUP BY item_id",
+            unit="item",
+        ),
+    ),
+    _blocking(
+        "recommendations.scores.probabilities",
+        "recommendations",
+        "scores and propensities are probabilities, and no propensity is 0",
+        Rows(
+            "SELECT user_id, rank, score, propensity FROM {batch} WHERE NOT coalesce("
+            "score BETWEEN 0 AND 1 AND propensity > 0 AND propensity <= 1, false)"
         ),
     ),
     _blocking(

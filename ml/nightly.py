@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ from ml.plots import loss_curve, metric_bars
 from ml.reasons import Reasons
 from ml.recommender.data import Examples, ItemFacts, examples, stats_from_events
 from ml.recommender.files import Learned, Scale
-from ml.recommender.rank import best, scorer
+from ml.recommender.rank import Ranked, best, scorer
 from ml.recommender.train import Config
 from ml.recommender.train import train as fit
+from ml.repurchase import learn
+from ml.rerank import CANDIDATES, POOL, Listed, rerank, seeds, shelf
+from ml.rules import Rules
 from ml.sequences import Events, from_arrow, sorted_ids, vectors
 from ml.tracking import record
 from ml.words import NO_WORDS, Lexicon
@@ -51,6 +55,7 @@ LISTS = pa.schema(
         ("item_id", pa.string()),
         ("score", pa.float64()),
         ("reason", pa.string()),
+        ("propensity", pa.float64()),
         ("model_version", pa.string()),
     ]
 )
@@ -64,7 +69,8 @@ class NightInputs:
     """All that the recommender is given for one night.
 
     events: user_id, item_id, event_type, event_ts (UTC without zone), of input and target types.
-    users: user_id of everybody to score. items: item_id, title, is_catalogued.
+    users: user_id of everybody to score. items: item_id, title, is_catalogued, and for the rules of
+    the lists, where they are known, category_path, brand, is_sold_out.
     item_features_at_cutoff, item_features_at_night: item_id, embedding (list of float, NULL where
     there was no text yet) and days_since_first_seen (NULL before the item was there); one row per
     item, as the feature service knew them when the held-out days began and at the night's end.
@@ -231,60 +237,86 @@ def _champion(models: Path, night: date) -> str | None:
     return None
 
 
-def score(inputs: NightInputs, *, models: Path, feature_service: str, k: int = 50) -> pa.Table:
-    """The `k` best items for every user of `inputs.users`, by the champion of the night.
+def score(
+    inputs: NightInputs,
+    *,
+    models: Path,
+    feature_service: str,
+    k: int = 50,
+    rules: Rules | None = None,
+) -> pa.Table:
+    """A list of `k` items for every user of `inputs.users`, by the champion of the night.
 
-    Returns user_id, rank (1..k), item_id, score, reason, model_version, ordered by user and rank;
-    only items of the present catalogue; ties go to the lower item_id. The score is the model's
-    probability of the item among all of the catalogue. Users without usable history, and everybody
-    while there is no champion, get what is popular now, and the reason says so. `feature_service`
-    is what the item features came from: raises ModelError unless it is the champion's own
-    (`champion_service`).
+    Returns user_id, rank (1..k), item_id, score, reason, propensity, model_version, ordered by user
+    and rank; only items of the present catalogue that are not sold out, in the order of the model
+    as far as the shop's `rules` leave it (`ml.rerank`); ties go to the lower item_id. The score is
+    the model's probability of the item among all that may be shown, the propensity the odds with
+    which the item got its place. Users without usable history, and everybody while there is no
+    champion, get what is popular now, and the reason says so. `feature_service` is what the item
+    features came from: raises ModelError unless it is the champion's own (`champion_service`).
     """
+    rules = rules or Rules()
     events = _events(inputs)
     version = _champion(models, inputs.night)
-    if version is None:
-        learned = None
-        kinds, input_events = events.kinds, inputs.input_events
-    else:
-        card = registry.card(models, MODEL, version)
-        if card["feature_service"] != feature_service:
-            raise ModelError(
-                f"champion {version} was trained with feature service {card['feature_service']}, "
-                f"not {feature_service}: it is scored with the features it was trained on"
-            )
-        learned = Learned.load(registry.folder(models, MODEL, version))
-        kinds, input_events = learned.kinds, learned.input_events
+    learned = _learned(models, version, feature_service) if version else None
+    kinds = learned.kinds if learned else events.kinds
+    input_events = learned.input_events if learned else inputs.input_events
     scale, lexicon = (learned.scale, learned.lexicon) if learned else (None, NO_WORDS)
     features = inputs.item_features_at_night
     facts, _ = _facts(inputs, events, features, inputs.end, lexicon, scale, history=False)
     data = _examples(_events(inputs, kinds), input_events, inputs.target_events, inputs.end, inputs)
     model = learned.on(events.items, facts) if learned else None
     targets = events.of_kinds(inputs.target_events)
-    popular = popularity_counts(targets, inputs.end)
     words = Reasons(data.events, targets, _titles(inputs, events.items), facts.text, model)
 
-    lists = []
     candidates = _catalogued(inputs, events.items)
-    for part in best(model, data, facts, inputs.end, candidates, popular, k):
-        there = part.ranking >= 0
-        rank = np.broadcast_to(np.arange(1, part.ranking.shape[1] + 1), part.ranking.shape)
-        user = np.broadcast_to(part.users[:, None], part.ranking.shape)
-        count = int(there.sum())
-        name = version if part.by_model else FALLBACK
-        columns = {
-            "user_id": events.users.take(pa.array(user[there])),
-            "rank": pa.array(rank[there], pa.int32()),
-            "item_id": events.items.take(pa.array(part.ranking[there])),
-            "score": pa.array(part.score[there], pa.float64()),
-            "reason": words.of(part).filter(pa.array(there.reshape(-1))),
-            "model_version": pa.array([name], pa.string()).take(
-                pa.array(np.zeros(count, np.int64))
-            ),
-        }
-        lists.append(pa.table(columns, schema=LISTS))
-    table = pa.concat_tables(lists) if lists else LISTS.empty_table()
+    on = shelf(
+        events.items, inputs.items, candidates, facts.text, facts.first_day, rules, inputs.night,
+        inputs.end,
+    )  # fmt: skip
+    known = learn(events.of_kinds(["purchase"]), on.category, inputs.end)
+    seed = seeds(events.users, inputs.night)
+
+    def ask(items: np.ndarray, size: int) -> Iterator[Ranked]:
+        popular = popularity_counts(targets, inputs.end)
+        return best(model, data, facts, inputs.end, items, popular, size)
+
+    explores = rules.exploration is not None and on.is_new.any()
+    pools: Iterator[Ranked | None] = ask(on.is_new, POOL) if explores else repeat(None)  # type: ignore[arg-type]
+    lists = [LISTS.empty_table()]
+    for part, pool in zip(ask(on.allowed, CANDIDATES * k), pools, strict=False):
+        final = rerank(part, pool, on, known, rules, seed, k)
+        lists.append(_rows_of(final, events, words, version if part.by_model else FALLBACK))
+    table = pa.concat_tables(lists)
     return table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+
+
+def _learned(models: Path, version: str, feature_service: str) -> Learned:
+    """The champion; raises ModelError when it was trained with other features than are given."""
+    card = registry.card(models, MODEL, version)
+    if card["feature_service"] != feature_service:
+        raise ModelError(
+            f"champion {version} was trained with feature service {card['feature_service']}, "
+            f"not {feature_service}: it is scored with the features it was trained on"
+        )
+    return Learned.load(registry.folder(models, MODEL, version))
+
+
+def _rows_of(lists: Listed, events: Events, words: Reasons, version: str | None) -> pa.Table:
+    """The lists of some users as rows of LISTS."""
+    there = lists.ranking >= 0
+    rank = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
+    user = np.broadcast_to(lists.users[:, None], there.shape)
+    columns = {
+        "user_id": events.users.take(pa.array(user[there])),
+        "rank": pa.array(rank[there], pa.int32()),
+        "item_id": events.items.take(pa.array(lists.ranking[there])),
+        "score": pa.array(lists.score[there], pa.float64()),
+        "reason": words.of(lists).filter(pa.array(there.reshape(-1))),
+        "propensity": pa.array(lists.propensity[there], pa.float64()),
+        "model_version": pa.repeat(pa.scalar(version, pa.string()), int(there.sum())),
+    }
+    return pa.table(columns, schema=LISTS)
 
 
 def _events(inputs: NightInputs, kinds: tuple[str, ...] = ()) -> Events:

@@ -9,7 +9,7 @@ import torch
 
 from ml.baselines import recent_positions
 from ml.recommender.model import Recommender
-from ml.recommender.rank import Ranked
+from ml.rerank import Listed
 from ml.sequences import Events
 
 RECENT = 10
@@ -24,6 +24,7 @@ _DID = {
     "exposure": ("you were shown ", ""),
 }
 POPULAR = "popular now"
+NEW = "new in the shop"
 BOUGHT_ONCE = "bought before"
 BOUGHT_OFTEN = "often bought again, so far on {} days"
 
@@ -67,11 +68,13 @@ class Reasons:
         days = np.unique(np.stack([pair, bought.day], 1), axis=0)[:, 0] if len(pair) else pair
         self.bought, self.bought_days = np.unique(days, return_counts=True)
 
-    def of(self, lists: Ranked) -> pa.Array:
+    def of(self, lists: Listed) -> pa.Array:
         """One text per place of the lists, flattened: n * k strings (any text at empty places)."""
-        shape = lists.ranking.shape
-        if not lists.by_model:
-            return _repeat(POPULAR, shape[0] * shape[1])
+        ranked = self._because(lists) if lists.by_model else pa.repeat(POPULAR, lists.ranking.size)
+        return pc.if_else(pa.array(lists.explored.reshape(-1)), NEW, ranked)
+
+    def _because(self, lists: Listed) -> pa.Array:
+        """What the user did that speaks for each item."""
         item = np.maximum(lists.ranking, 0)
         nearest, kind = self._nearest(lists.users, item)
         days = self._days_bought(lists.users, item)
@@ -120,7 +123,3 @@ class Reasons:
             return np.zeros(key.shape, np.int64)
         at = np.minimum(np.searchsorted(self.bought, key), len(self.bought) - 1)
         return np.where(self.bought[at] == key, self.bought_days[at], 0)
-
-
-def _repeat(text: str, n: int) -> pa.Array:
-    return pa.array([text], pa.string()).take(pa.array(np.zeros(n, np.int64)))

@@ -213,14 +213,15 @@ def lists(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
             f"""
             COPY (
               WITH best AS (
-                SELECT item_id, units::DOUBLE AS score,
+                SELECT item_id, units::DOUBLE / greatest(1, sum(units) OVER ()) AS score,
                        row_number() OVER (ORDER BY units DESC, item_id)::INTEGER AS rank
                 FROM (SELECT item_id, coalesce(sum(units), 0) AS units
                       FROM marts.dim_items LEFT JOIN marts.item_daily_stats USING (item_id)
                       WHERE is_catalogued GROUP BY item_id)
                 ORDER BY rank LIMIT 50)
               SELECT DATE '{night}' AS night, user_id, rank, item_id, score,
-                     'popular now' AS reason, 'popularity' AS model_version
+                     'popular now' AS reason, 1::DOUBLE AS propensity,
+                     'popularity' AS model_version
               FROM marts.dim_users CROSS JOIN best ORDER BY user_id, rank
             ) TO '{paths.recommendations / f"{night}.parquet"}' (FORMAT parquet)"""
         )

@@ -72,7 +72,7 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
         ).to_arrow_table()
         items = connection.execute(
             """
-            SELECT item_id, title, category, price, is_catalogued, first_event_at, first_sold_at
+            SELECT item_id, title, category_path, brand, is_catalogued, is_sold_out
             FROM marts.dim_items ORDER BY item_id
             """
         ).to_arrow_table()

@@ -70,7 +70,8 @@ MARTS = {
     "event_ts::DATE AS event_date, session_id AS session_key, 60000::BIGINT AS dwell_ms, "
     "true AS is_known_item FROM landed",
     "dim_users": "SELECT user_id, min(event_ts) AS first_seen_at FROM landed GROUP BY 1",
-    "dim_items": "SELECT item_id, title, valid_from, true AS is_catalogued FROM items",
+    "dim_items": "SELECT item_id, title, valid_from, true AS is_catalogued, "
+    "false AS is_sold_out FROM items",
     "fct_sessions": "SELECT session_id AS session_key, min(event_ts) AS started_at, "
     "max(event_ts) AS ended_at, 120000 AS duration_ms, 120000 AS dwell_ms FROM landed GROUP BY 1",
     "fct_order_lines": "SELECT event_id AS line_id, order_id, user_id, item_id, "
@@ -154,7 +155,8 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
               SELECT DATE '{night}' AS night, user_id,
                      row_number() OVER (PARTITION BY user_id ORDER BY score DESC, item_id)::INTEGER
                        AS rank,
-                     item_id, score, 'liked before' AS reason, 'model-1' AS model_version
+                     item_id, score, 'liked before' AS reason, 1::DOUBLE AS propensity,
+                     'model-1' AS model_version
               FROM (SELECT user_id, item_id, (hash(user_id, item_id) % 1000 / 1000)::DOUBLE AS score
                     FROM marts.dim_users, items)
               QUALIFY rank <= 50
@@ -405,10 +407,16 @@ FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
         "items 0, expected 50",
     ),
     (
-        "recommendations.scores.ordered",
-        "scores that rise",
+        "recommendations.scores.probabilities",
+        "scores that are no probabilities",
         _rewrite(RECOMMENDATIONS, "SELECT * REPLACE (-score AS score) FROM t"),
-        "score_above",
+        "score -",
+    ),
+    (
+        "recommendations.items.in_stock",
+        "a sold-out item recommended",
+        _sql("UPDATE marts.dim_items SET is_sold_out = item_id = 'item7'"),
+        "item_id item7, recommended",
     ),
     (
         "landing.quarantine.share",

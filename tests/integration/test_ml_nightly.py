@@ -15,6 +15,7 @@ from ml import ModelError, registry
 from ml.nightly import NightInputs, champion_service, score, train
 from ml.recommender.files import ABOUT, WEIGHTS
 from ml.recommender.train import Config
+from ml.rules import Rules
 
 NIGHT = date(2026, 3, 31)
 START = datetime(2026, 1, 1)
@@ -194,6 +195,35 @@ def test_everybody_gets_a_list_of_what_is_in_the_catalogue(shop, trained):
     assert {(r["reason"], r["model_version"]) for r in nobody} == {("popular now", "popularity")}
     again = score(shop, models=folder / "models", feature_service="recommender_v1", k=20)
     assert again.equals(lists)
+
+
+def test_lists_keep_to_the_rules_of_the_shop(shop, trained):
+    folder, _ = trained
+    sold_out = [i == 3 for i in range(ITEMS)]
+    stocked = dataclasses.replace(
+        shop, items=shop.items.append_column("is_sold_out", pa.array(sold_out))
+    )
+    rules = Rules.model_validate(
+        {
+            "diversity": 0.5,
+            "exploration": {"share": 0.2, "days": 20},
+            "block": [{"name": "recall", "items": ["i10", "i11"]}],
+        }
+    )
+    call = {"models": folder / "models", "feature_service": "recommender_v1", "k": 20}
+    plain = score(stocked, **call).to_pylist()
+    assert {"i10", "i11"} < {r["item_id"] for r in plain} and all(
+        r["propensity"] == 1 for r in plain
+    )
+    lists = score(stocked, **call, rules=rules)
+    assert lists.num_rows == 20 * (USERS + 1)
+    rows = lists.to_pylist()
+    assert {"i03", "i07", "i10", "i11"}.isdisjoint(r["item_id"] for r in rows)
+    drawn = [r for r in rows if r["reason"] == "new in the shop"]
+    assert {r["item_id"] for r in drawn} == {NEW} and all(0 < r["propensity"] <= 1 for r in drawn)
+    # nobody who has a list without it by the model's own order misses it
+    assert len([r for r in rows if r["item_id"] == NEW]) == USERS + 1
+    assert score(stocked, **call, rules=rules).equals(lists)
 
 
 def test_reasons_are_true(shop, trained):

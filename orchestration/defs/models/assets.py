@@ -116,7 +116,8 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
     @asset(
         key=key(shop, "models", "recommendations"),
         deps=[key(shop, "models", "recommender"), key(shop, "marts", "dim_users")],
-        description="The 50 best items for every shopper: score, rank, reason, model version.",
+        description="50 items for every shopper, best first, as far as the shop's rules leave the "
+        "model's order: score, rank, reason, propensity, model version.",
         group_name=f"{shop.name}_models",
         owners=OWNERS,
         kinds={"torch", "parquet"},
@@ -128,6 +129,7 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
 
         from ml import ModelError
         from ml.nightly import champion_service, score
+        from ml.rules import load
         from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
 
         night = tonight(context, shop)
@@ -135,7 +137,10 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         service = champions or RECOMMENDER_SERVICE
         try:
             lists = score(
-                night_inputs(night, service), models=night.paths.models, feature_service=service
+                night_inputs(night, service),
+                models=night.paths.models,
+                feature_service=service,
+                rules=load(shop.folder / "rules.yml"),
             )
         except ModelError as error:
             raise Failure(str(error), allow_retries=False) from error
