@@ -29,6 +29,8 @@ from ml.metrics import best_places, top_k
 MAX_SCORES = 1 << 22
 _BLOCK = 2048
 """items whose scores are made at once, so that they stay in the processor's cache"""
+_AT_ONCE = 512
+"""most queries that a thread answers together"""
 _SAMPLE = 8192
 """most items that tell about where the k-th best lies; no more than one in 8"""
 _GROUP = 8
@@ -110,7 +112,7 @@ class Catalogue:
         pairs = pairs.those(torch.argsort(pairs.query, stable=True))
         item, score = torch.full((n, k), -1), torch.full((n, k), -torch.inf)
         most = self.max_scores // (threads * max(self.sample, _BLOCK))
-        size = max(1, min(most, -(-n // threads), 1 << 15))
+        size = max(1, min(most, -(-n // threads), _AT_ONCE))
         starts = torch.arange(0, n + size, size)
         ends = torch.searchsorted(pairs.query, starts).tolist()
         unsure = torch.zeros(n, dtype=torch.bool)
