@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ml import ModelError
-from ml.text import embed, embed_changed
+from ml import ModelError, text
+from ml.text import DEFAULT_ENCODER, embed, embed_changed, encoder_folder
 
 
 def items(*rows):
@@ -41,7 +41,25 @@ def test_texts_alike_are_near_whatever_batch_they_are_in():
     texts = ["a blue ceramic tea cup", "blue porcelain cup for tea", "steel hammer", "x " * 50]
     vectors = embed(texts)
     assert vectors[0] @ vectors[1] > 0.7 > 0.4 > vectors[0] @ vectors[2]
-    assert np.allclose(embed(texts[::-1], batch_size=2)[::-1], vectors, atol=1e-5)
+    assert np.array_equal(embed(texts), vectors)
+    alone = embed(texts[::-1], batch_tokens=1)[::-1]
+    assert (alone * vectors).sum(axis=1).min() > 0.999
+
+
+def test_vectors_are_those_of_the_library_and_said_to_be_of_their_precision(monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a blue ceramic tea cup", "steel hammer", "of many words " * 100]
+    model = SentenceTransformer(encoder_folder(DEFAULT_ENCODER))
+    plain = model.encode(texts, normalize_embeddings=True)
+    made = {}
+    for half in (False, True):
+        monkeypatch.setattr(text, "half_precision", lambda half=half: half)
+        close = (embed(texts) * plain).sum(axis=1).min()
+        assert close > (0.999 if half else 0.999999)
+        table, _ = embed_changed(items(("a", "Mug", None, None, None, datetime(2026, 1, 1))))
+        made[half] = table["text_hash"][0].as_py()
+    assert made[False] != made[True]  # a vector is not reused where another precision is at work
 
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path):
