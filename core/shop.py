@@ -117,6 +117,17 @@ class Recommender(_Strict):
     )
 
 
+class FineTune(_Strict):
+    """Whether the text encoder learns from what shoppers do next."""
+
+    mode: Literal["frozen", "last_layers", "full"] = Field(
+        default="frozen",
+        description="frozen: as it came; last_layers: what a CPU can; full: all of it, on a GPU",
+    )
+    every_days: int = Field(default=28, ge=1, description="days between two fine-tunings")
+    max_steps: int = Field(default=400, ge=1, description="longest fine-tuning, in steps")
+
+
 class Shop(_Strict):
     """One shop, read from `shops/<name>/shop.yml`."""
 
@@ -147,6 +158,7 @@ class Shop(_Strict):
     keep_nights: KeepNights = KeepNights()
     retention: Retention = Retention()
     recommender: Recommender
+    fine_tune: FineTune = FineTune()
 
     @field_validator("time_zone")
     @classmethod

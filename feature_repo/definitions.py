@@ -81,37 +81,81 @@ item = Entity(
 
 user_behaviour_v1 = _view_of_model("user_behaviour_v1", user, online=_SEEN)
 item_stats_v1 = _view_of_model("item_stats_v1", item)
-item_text_embedding_minilm_v1 = FeatureView(
-    name="item_text_embedding_minilm_v1",
-    entities=[item],
-    ttl=timedelta(0),  # a text holds until it changes
-    schema=[
-        Field(name="item_id", dtype=String, description="The shop's id of the item"),
-        Field(
-            name="embedding",
-            dtype=Array(Float32),
-            description="Direction of the item's text in the encoder's space, length 1",
-        ),
-    ],
-    source=_source("item_text_embedding_minilm_v1"),
-    description="One row per item and version of its text, from the moment that version held: what "
-    "the text encoder makes of title, brand, category and description.",
-    tags={"built_by": "ml/text.py", "grain": "item_id, text version"},
-    owner=OWNER,
-)
 
-recommender_v1 = FeatureService(
-    name="recommender_v1",
-    features=[item_text_embedding_minilm_v1, item_stats_v1],
-    description="What the recommender knows of an item.",
-    owner=OWNER,
-)
+
+def _embedding_view(name: str, encoder: str) -> FeatureView:
+    """What an encoder makes of the items' texts."""
+    return FeatureView(
+        name=name,
+        entities=[item],
+        ttl=timedelta(0),  # a text holds until it changes
+        schema=[
+            Field(name="item_id", dtype=String, description="The shop's id of the item"),
+            Field(
+                name="embedding",
+                dtype=Array(Float32),
+                description="Direction of the item's text in the encoder's space, length 1",
+            ),
+        ],
+        source=_source(name),
+        description="One row per item and version of its text, from the moment that version held: "
+        f"what {encoder} makes of title, brand, category and description.",
+        tags={"built_by": "ml/text.py", "grain": "item_id, text version"},
+        owner=OWNER,
+    )
+
+
+def _recommender_service(name: str, embedding: FeatureView) -> FeatureService:
+    return FeatureService(
+        name=name,
+        features=[embedding, item_stats_v1],
+        description="What the recommender knows of an item.",
+        owner=OWNER,
+    )
+
+
+item_text_embedding_minilm_v1 = _embedding_view("item_text_embedding_minilm_v1", "the text encoder")
+recommender_v1 = _recommender_service("recommender_v1", item_text_embedding_minilm_v1)
 user_state_v1 = FeatureService(
     name="user_state_v1",
     features=[user_behaviour_v1],
     description="What a model knows of a shopper.",
     owner=OWNER,
 )
+
+_EMBEDDING, _RECOMMENDER = "item_text_embedding_", "recommender_"
+
+
+def view_of(version: str) -> str:
+    """The feature view of a fine-tuned text encoder, as `enc-20260629-0123456789`."""
+    return _EMBEDDING + version.replace("-", "_")
+
+
+def service_of(version: str) -> str:
+    """The recommender's feature service with that view."""
+    return _RECOMMENDER + version.replace("-", "_")
+
+
+def version_of(service: str) -> str | None:
+    """The fine-tuned encoder of a feature service; None when it has none."""
+    name = service.removeprefix(_RECOMMENDER)
+    return name.replace("_", "-") if name.startswith("enc_") else None
+
+
+def fine_tuned(features: Path) -> tuple[list[FeatureView], list[FeatureService]]:
+    """The views of the shop's fine-tuned encoders whose embeddings are there, and their services.
+
+    Each encoder is a version of its own, so each has a view and a service of its own: a model goes
+    on with the one it was trained with.
+    """
+    folders = sorted(path.name for path in features.glob(f"{_EMBEDDING}enc_*"))
+    views = [_embedding_view(name, f"the fine-tuned {name[len(_EMBEDDING) :]}") for name in folders]
+    services = [
+        _recommender_service(_RECOMMENDER + view.name.removeprefix(_EMBEDDING), view)
+        for view in views
+    ]
+    return views, services
+
 
 ENTITIES = [user, item]
 VIEWS = [user_behaviour_v1, item_stats_v1, item_text_embedding_minilm_v1]

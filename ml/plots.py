@@ -1,4 +1,4 @@
-"""The two pictures of a training, as PNG bytes."""
+"""The pictures of a training, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -74,3 +74,17 @@ def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def encoder_curve(curves: dict[str, list[float]], frozen: float, version: str) -> bytes:
+    """Loss and recall of the next item by optimiser step of a fine-tuned text encoder."""
+    figure, axes = _figure()
+    steps = curves["steps"]
+    axes.plot(steps, curves["recall"], color=COLOURS[-1], marker="o", ms=3, label="fine-tuned")
+    axes.axhline(frozen, color=COLOURS[0], linestyle="--", label="frozen, judging shoppers")
+    axes.set(xlabel="optimiser step", ylabel="recall@10 of the next item", title=version)
+    axes.legend(frameon=False, loc="lower right")
+    beside = axes.twinx()
+    beside.plot(steps, curves["loss"], color=COLOURS[-2], marker="o", ms=3)
+    beside.set_ylabel("loss", color=COLOURS[-2])
+    return _png(figure)

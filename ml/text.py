@@ -118,19 +118,22 @@ def item_texts(items: pa.Table) -> pa.ChunkedArray:
 
 
 def embed_changed(
-    items: pa.Table, previous: pa.Table | None = None, encoder: str = DEFAULT_ENCODER
+    items: pa.Table,
+    previous: pa.Table | None = None,
+    encoder: str = DEFAULT_ENCODER,
+    name: str | None = None,
 ) -> tuple[pa.Table, int]:
     """Vectors of all versions of all items, and how many texts had to be embedded for it.
 
     `items`: item_id, title, description, category_path, brand, valid_from; one row per version.
     `previous`: the table returned last time; a vector is taken from there when the hash of its
-    text (which includes the encoder's name and precision) is the same. Returns item_id,
-    event_timestamp (= valid_from), text_hash, embedding; ordered by item and time. Versions that
-    differ only in price share a vector.
+    text (which includes the encoder's name, or `name` in its place, and the precision) is the same.
+    Returns item_id, event_timestamp (= valid_from), text_hash, embedding; ordered by item and time.
+    Versions that differ only in price share a vector.
     """
     items = items.sort_by([("item_id", "ascending"), ("valid_from", "ascending")])
     texts = item_texts(items).to_pylist()
-    made_by = f"{encoder} bfloat16" if half_precision() else encoder
+    made_by = (name or encoder) + (" bfloat16" if half_precision() else "")
     hashes = [hashlib.sha256(f"{made_by}\n{text}".encode()).hexdigest()[:32] for text in texts]
     known: dict[str, int] = {}
     if previous is not None:

@@ -198,7 +198,7 @@ def materialize(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
 
 def embed(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     """Texts of the catalogue as vectors; what is new only."""
-    from orchestration.defs.features.assets import embed_items
+    from orchestration.lib.embeddings import embed_items
     from orchestration.lib.night import Night
 
     return {"rows": embed_items(Night(shop, paths, night))[1]}

@@ -11,11 +11,24 @@ from orchestration.lib.night import Night
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from duckdb import DuckDBPyConnection
 
+    from ml.encoder.nightly import EncoderInputs
     from ml.nightly import NightInputs
 
 RECOMMENDER_SERVICE = "recommender_v1"
-"""What tonight's challenger is trained with; the champion keeps the service it was trained with."""
+"""The recommender's item features with the texts as the encoder came."""
+
+
+def recommender_service(night: Night) -> str:
+    """What tonight's challenger is trained with; the champion keeps what it was trained with."""
+    if night.shop.fine_tune.mode == "frozen":
+        return RECOMMENDER_SERVICE
+    from feature_repo.definitions import service_of
+    from ml.encoder.nightly import in_use
+
+    version = in_use(night.paths.models, night.night)
+    return service_of(version) if version else RECOMMENDER_SERVICE
 
 
 def end_of(night: Night, days_before: int = 0) -> datetime:
@@ -37,6 +50,64 @@ def item_texts(night: Night) -> pa.Table:
         ).to_arrow_table()
 
 
+def encoder_inputs(night: Night) -> EncoderInputs:
+    """What the text encoder may learn from tonight: texts and events before the held-out days."""
+    from ml import text
+    from ml.encoder.nightly import EncoderInputs
+
+    settings = night.shop.recommender
+    with connect(night.paths.warehouse, read_only=True) as connection:
+        events = _events(connection, night)
+    with connect() as connection:
+        items: pa.Table = connection.execute(
+            """
+            SELECT item_id, title, description, category_path, brand
+            FROM read_parquet($files, hive_partitioning = false)
+            WHERE valid_from < $cutoff
+            QUALIFY row_number() OVER (PARTITION BY item_id ORDER BY valid_from DESC) = 1
+            ORDER BY item_id
+            """,
+            {
+                "files": f"{night.paths.landing}/items/*/*.parquet",
+                "cutoff": end_of(night, settings.holdout_days),
+            },
+        ).to_arrow_table()
+    return EncoderInputs(
+        events=events,
+        texts=items.select(["item_id"]).append_column("text", text.item_texts(items)),
+        night=night.night,
+        input_events=tuple(settings.input_events),
+        target_events=tuple(settings.target_events),
+        holdout_days=settings.holdout_days,
+    )
+
+
+def _events(connection: DuckDBPyConnection, night: Night) -> pa.Table:
+    """The events that the shop's models learn from."""
+    settings = night.shop.recommender
+    kinds = sorted({*settings.input_events, *settings.target_events})
+    return connection.execute(
+        """
+        WITH wanted AS (
+            SELECT user_id, item_id, event_type, event_ts, event_id
+            FROM marts.fct_events
+            WHERE user_id IS NOT NULL AND is_known_item AND list_contains($kinds, event_type)
+        ),
+        days AS (
+            SELECT event_ts::DATE AS day,
+                sum(count(*)) OVER (ORDER BY day DESC) AS n_since,
+                row_number() OVER (ORDER BY day DESC) AS place
+            FROM wanted GROUP BY day
+        )
+        SELECT user_id, item_id, event_type, event_ts
+        FROM wanted
+        WHERE event_ts >= (SELECT min(day) FROM days WHERE n_since <= $most OR place = 1)
+        ORDER BY user_id, event_ts, event_id
+        """,
+        {"kinds": kinds, "most": settings.max_events},
+    ).to_arrow_table()
+
+
 def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInputs:
     """What the recommender may know tonight, and what it knew when the held-out days began.
 
@@ -45,28 +116,8 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
     from ml.nightly import NightInputs
 
     settings = night.shop.recommender
-    kinds = sorted({*settings.input_events, *settings.target_events})
     with connect(night.paths.warehouse, read_only=True) as connection:
-        events = connection.execute(
-            """
-            WITH wanted AS (
-                SELECT user_id, item_id, event_type, event_ts, event_id
-                FROM marts.fct_events
-                WHERE user_id IS NOT NULL AND is_known_item AND list_contains($kinds, event_type)
-            ),
-            days AS (
-                SELECT event_ts::DATE AS day,
-                    sum(count(*)) OVER (ORDER BY day DESC) AS n_since,
-                    row_number() OVER (ORDER BY day DESC) AS place
-                FROM wanted GROUP BY day
-            )
-            SELECT user_id, item_id, event_type, event_ts
-            FROM wanted
-            WHERE event_ts >= (SELECT min(day) FROM days WHERE n_since <= $most OR place = 1)
-            ORDER BY user_id, event_ts, event_id
-            """,
-            {"kinds": kinds, "most": settings.max_events},
-        ).to_arrow_table()
+        events = _events(connection, night)
         users = connection.execute(
             "SELECT user_id FROM marts.dim_users ORDER BY user_id"
         ).to_arrow_table()
@@ -92,14 +143,14 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
     )
 
 
-def champion_inputs(night: Night, inputs: NightInputs) -> NightInputs:
-    """`inputs` as tonight's champion knows them: with the item features of its own service."""
+def champion_inputs(night: Night, inputs: NightInputs, service: str | None = None) -> NightInputs:
+    """`inputs`, which are of `service`, as tonight's champion knows them: of its own service."""
     from ml.nightly import champion_service
 
-    service = champion_service(night.paths.models, night.night)
-    if service is None or service == RECOMMENDER_SERVICE:
+    theirs = champion_service(night.paths.models, night.night)
+    if theirs is None or theirs == (service or RECOMMENDER_SERVICE):
         return inputs
-    at_cutoff, at_night = item_features(night, inputs.items, service)
+    at_cutoff, at_night = item_features(night, inputs.items, theirs)
     return replace(inputs, item_features_at_cutoff=at_cutoff, item_features_at_night=at_night)
 
 

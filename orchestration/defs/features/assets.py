@@ -14,7 +14,7 @@ from dagster import (
 
 from core.shop import Shop
 from orchestration.lib.keys import OWNERS, key, mart_keys, step
-from orchestration.lib.night import Night, tonight
+from orchestration.lib.night import tonight
 
 _EXPORTED = {
     "user_behaviour_v1": "What a shopper has done by the end of a snapshot day.",
@@ -67,7 +67,11 @@ def _embeddings(shop: Shop) -> AssetsDefinition:
         **step(shop),
     )
     def item_text_embedding_minilm_v1(context: AssetExecutionContext) -> MaterializeResult[Any]:
-        texts, embedded = embed_items(tonight(context, shop))
+        from orchestration.lib.embeddings import embed_for_champion, embed_items
+
+        night = tonight(context, shop)
+        texts, embedded = embed_items(night)
+        embed_for_champion(night)
         context.log.info(f"{embedded:,} of {texts:,} item texts were new and embedded")
         return MaterializeResult(
             metadata={
@@ -78,23 +82,6 @@ def _embeddings(shop: Shop) -> AssetsDefinition:
         )
 
     return item_text_embedding_minilm_v1
-
-
-def embed_items(night: Night) -> tuple[int, int]:
-    """Write the embeddings of all item texts; how many there are, and how many were new."""
-    import pyarrow.parquet as pq
-
-    from ml.text import embed_changed
-    from orchestration.lib.inputs import item_texts
-
-    path = night.paths.features / "item_text_embedding_minilm_v1" / "part.parquet"
-    previous = pq.read_table(path) if path.exists() else None
-    table, embedded = embed_changed(item_texts(night), previous, night.shop.text_encoder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(".part.parquet")
-    pq.write_table(table, temporary, coerce_timestamps="us")
-    temporary.replace(path)
-    return table.num_rows, embedded
 
 
 def _online(shop: Shop) -> AssetsDefinition:

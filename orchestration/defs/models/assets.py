@@ -20,16 +20,78 @@ SEED = 20
 
 
 def assets(shop: Shop) -> list[AssetsDefinition]:
-    """The recommender of one shop and tonight's lists."""
-    return [_recommender(shop), _recommendations(shop)]
+    """The models of one shop and tonight's lists."""
+    tuned = [_text_encoder(shop)] if _tunes(shop) else []
+    return [*tuned, _recommender(shop), _recommendations(shop)]
+
+
+def _tunes(shop: Shop) -> bool:
+    return shop.fine_tune.mode != "frozen"
+
+
+def _text_encoder(shop: Shop) -> AssetsDefinition:
+    settings = shop.fine_tune
+
+    @asset(
+        key=key(shop, "models", "text_encoder"),
+        deps=[*feature_keys(shop), key(shop, "marts", "fct_events")],
+        description="The text encoder fine-tuned on what shoppers do next, used only if it gains; "
+        f"every {settings.every_days} days. Its embeddings are a feature view of its own.",
+        group_name=f"{shop.name}_models",
+        owners=OWNERS,
+        kinds={"torch", "mlflow"},
+        **step(shop),
+    )
+    def text_encoder(context: AssetExecutionContext) -> MaterializeResult[Any]:
+        from ml import ModelError
+        from ml.encoder.nightly import tonight as tune
+        from ml.encoder.train import Config
+        from orchestration.lib.embeddings import embed_items_tuned
+        from orchestration.lib.inputs import encoder_inputs
+        from orchestration.lib.versions import git_revision
+
+        night = tonight(context, shop)
+        config = Config(
+            seed=SEED,
+            encoder=shop.text_encoder,
+            mode=settings.mode,
+            max_steps=settings.max_steps,
+        )
+        try:
+            found = tune(
+                lambda: encoder_inputs(night),
+                night=night.night,
+                models=night.paths.models,
+                mlflow=night.paths.mlflow,
+                config=config,
+                every_days=settings.every_days,
+                card={"shop": shop.name, "git_revision": git_revision(shop.name)},
+                log=context.log.info,
+            )
+            embedded = embed_items_tuned(night, found.version) if found.version else 0
+        except ModelError as error:
+            raise Failure(str(error), allow_retries=False) from error
+        context.log.info(f"{found.version or shop.text_encoder} is in use; {found.decision}")
+        plots = {name: picture(png, name) for name, png in found.plots.items()}
+        return MaterializeResult(
+            metadata={
+                "decision": found.decision,
+                "encoder": found.version or shop.text_encoder,
+                "embedded": embedded,
+                **plots,
+            }
+        )
+
+    return text_encoder
 
 
 def _recommender(shop: Shop) -> AssetsDefinition:
     marts = [key(shop, "marts", name) for name in ("fct_events", "dim_users", "dim_items")]
+    tuned = [key(shop, "models", "text_encoder")] if _tunes(shop) else []
 
     @asset(
         key=key(shop, "models", "recommender"),
-        deps=[*feature_keys(shop), *marts],
+        deps=[*feature_keys(shop), *marts, *tuned],
         description="A causal Transformer over each shopper's events, trained up to the held-out "
         "days and promoted only when it beats the champion and the plain baselines on them.",
         group_name=f"{shop.name}_models",
@@ -41,23 +103,24 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         from feature_repo.store import apply
         from ml import ModelError, TooLittleHistory
         from ml.nightly import train
-        from orchestration.lib.inputs import RECOMMENDER_SERVICE, champion_inputs, night_inputs
+        from orchestration.lib.inputs import champion_inputs, night_inputs, recommender_service
         from orchestration.lib.versions import git_revision
 
         night = tonight(context, shop)
         apply(shop.name, night.paths)
+        service = recommender_service(night)
         card = {
             "shop": shop.name,
             "night": night.night.isoformat(),
-            "feature_service": RECOMMENDER_SERVICE,
+            "feature_service": service,
             "git_revision": git_revision(shop.name),
             "text_encoder": shop.text_encoder,
         }
         try:
-            inputs = night_inputs(night)
+            inputs = night_inputs(night, service)
             result = train(
                 inputs,
-                champion_inputs=champion_inputs(night, inputs),
+                champion_inputs=champion_inputs(night, inputs, service),
                 models=night.paths.models,
                 mlflow=night.paths.mlflow,
                 card=card,
@@ -76,7 +139,7 @@ def _recommender(shop: Shop) -> AssetsDefinition:
                 "decision": result.decision,
                 "promoted": result.promoted,
                 "model_version": result.model_version,
-                "feature_service": RECOMMENDER_SERVICE,
+                "feature_service": service,
             },
         )
         plots = {name: picture(png, name) for name, png in result.plots.items()}
@@ -130,11 +193,11 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         from ml import ModelError
         from ml.nightly import champion_service, score
         from ml.rules import load
-        from orchestration.lib.inputs import RECOMMENDER_SERVICE, night_inputs
+        from orchestration.lib.inputs import night_inputs, recommender_service
 
         night = tonight(context, shop)
         champions = champion_service(night.paths.models, night.night)
-        service = champions or RECOMMENDER_SERVICE
+        service = champions or recommender_service(night)
         try:
             lists = score(
                 night_inputs(night, service),
