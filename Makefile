@@ -7,12 +7,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What a person gives reaches a command as one word of data, never as a piece of shell.
-export SHOP PORT MODEL DATA SCALE NIGHT FROM TO
+export SHOP PORT MODEL DATA SCALE NIGHT FROM TO TRIALS SECONDS
 export PERSON := $(value USER)
 unexport USER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults lint types ui bench check-shop backfill backup restore forget rotate-key rollback lock clean
+.PHONY: help setup run test test-faults lint types ui bench check-shop backfill search backup restore forget rotate-key rollback lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -56,6 +56,10 @@ check-shop: $(READY) ## check a shop's mapping against its raw files: SHOP=name
 backfill: $(READY) ## run a range of nights as one run: SHOP=name FROM=YYYY-MM-DD TO=YYYY-MM-DD
 	@$(if $(and $(FROM),$(TO)),,$(error name both days: make backfill SHOP=name FROM=2026-06-01 TO=2026-06-30))\
 	  $(BIN)/python -m orchestration backfill --shop "$$SHOP" --from "$$FROM" --to "$$TO"
+
+search: $(READY) ## look for better settings of the recommender: SHOP=name TRIALS=20 SECONDS=1800
+	@$(BIN)/python -m orchestration search --shop "$$SHOP" $(if $(NIGHT),--night "$$NIGHT") \
+	  $(if $(TRIALS),--trials "$$TRIALS") $(if $(SECONDS),--seconds "$$SECONDS")
 
 backup: $(READY) ## the whole state of a shop in one encrypted file: SHOP=name TO=folder
 	@$(if $(TO),,$(error name the folder: make backup SHOP=name TO=folder))\

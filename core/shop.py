@@ -115,6 +115,9 @@ class Recommender(_Strict):
         ge=1,
         description="most events read, about 100 bytes each: of more only the latest whole days",
     )
+    settings: dict[
+        Literal["dim", "layers", "learning_rate", "weight_decay"], Annotated[float, Field(gt=0)]
+    ] = Field(default={}, description="what `make search` has found for this shop")
 
 
 class FineTune(_Strict):

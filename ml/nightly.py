@@ -29,6 +29,7 @@ from ml.plots import loss_curve, metric_bars
 from ml.reasons import Reasons
 from ml.recommender.data import Examples, ItemFacts, examples, stats_from_events
 from ml.recommender.files import Learned, Scale
+from ml.recommender.model import Recommender
 from ml.recommender.rank import Ranked, best, scorer
 from ml.recommender.train import Config
 from ml.recommender.train import train as fit
@@ -87,6 +88,8 @@ class NightInputs:
     holdout_days: int
     max_length: int = 64
     max_steps: int = 600
+    settings: dict[str, Any] = field(default_factory=dict)
+    """further fields of `ml.recommender.train.Config`"""
 
     @property
     def end(self) -> int:
@@ -138,7 +141,9 @@ def train(
     """
     if not card.get("feature_service"):
         raise ModelError("the card must name the feature_service that the item features came from")
-    config = Config(seed=seed, max_steps=inputs.max_steps, max_length=inputs.max_length)
+    config = Config(
+        seed=seed, max_steps=inputs.max_steps, max_length=inputs.max_length, **inputs.settings
+    )
     config.check()
     theirs = champion_service(models, inputs.night)
     if champion_inputs is None and theirs not in (None, card["feature_service"]):
@@ -220,6 +225,45 @@ def train(
         registry.promote(models, MODEL, version, inputs.night)
     checkpoint.unlink(missing_ok=True)
     return TrainResult(metrics, decision.text, decision.promote, version, False, curves, plots)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a training reads, and the held-out days to judge it on."""
+
+    inputs: NightInputs
+    data: Examples
+    facts: ItemFacts
+    scale: Scale
+    lexicon: Lexicon
+
+    def learned(self, model: Recommender) -> Learned:
+        """What there is to keep of a network trained on this."""
+        return Learned.of(model, self.data, self.inputs.input_events, self.scale, self.lexicon)
+
+    def ndcg(self, model: Recommender) -> float:
+        """NDCG@10 of a network on the held-out days, as the mean over users."""
+        events = _events(self.inputs)
+        then = _facts_then(self.inputs, events, self.lexicon, self.scale)
+        score = scorer(
+            self.learned(model).on(events.items, then), self.data, then, self.inputs.cutoff
+        )
+        found = evaluate("", score, _held_out(self.inputs, events, self.facts))
+        return float(found.ndcg.mean()) if len(found.ndcg) else 0.0
+
+
+def validation(inputs: NightInputs, like: Learned | None = None) -> Validation:
+    """The training and the judging of a night by themselves, without registry and gate.
+
+    `like`: put statistics and words as that network reads them.
+    """
+    events = _events(inputs)
+    data = _examples(events, inputs.input_events, inputs.target_events, inputs.cutoff, inputs)
+    features = inputs.item_features_at_cutoff
+    lexicon = like.lexicon if like else _lexicon(inputs, events, features)
+    known = like.scale if like else None
+    facts, scale = _facts(inputs, events, features, inputs.cutoff, lexicon, known)
+    return Validation(inputs, data, facts, scale, lexicon)
 
 
 def champion_service(models: Path, night: date) -> str | None:

@@ -13,7 +13,7 @@ from core.access import private
 from core.profile import ProfileError
 from core.shop import ShopError
 from core.vault import VaultError
-from orchestration.lib.commands import disk_trouble, run_backfill, run_night, run_ui
+from orchestration.lib.commands import disk_trouble, run_backfill, run_night, run_search, run_ui
 
 
 class _Parser(argparse.ArgumentParser):
@@ -57,6 +57,11 @@ def main(arguments: list[str] | None = None) -> int:
     wanted = restore.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--night", type=_day, help="YYYY-MM-DD, one that is kept")
     wanted.add_argument("--from", dest="archive", type=Path, help="a file of `backup`")
+    search = commands.add_parser("search", help="look for better settings of the recommender")
+    search.add_argument("--shop", default="demo")
+    search.add_argument("--night", type=_day, help="YYYY-MM-DD; its held-out days stay unseen")
+    search.add_argument("--trials", type=int, default=20)
+    search.add_argument("--seconds", type=float, default=1800)
     ui = commands.add_parser("ui", help="start Dagster's webserver and daemon")
     ui.add_argument("--port", type=int, default=3000)
     asked = parser.parse_args(arguments)
@@ -69,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
             )
         elif asked.command == "backfill":
             done = run_backfill(asked.shop, asked.first, asked.last)
+        elif asked.command == "search":
+            done = run_search(asked.shop, asked.night, asked.trials, asked.seconds)
         elif asked.command == "backup":
             from orchestration.lib import state
 

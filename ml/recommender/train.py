@@ -130,12 +130,14 @@ def train(
     checkpoint: Path | None = None,
     log: Callable[[str], object] = _log.info,
     judge: Judge | None = None,
+    start: Callable[[Recommender], object] | None = None,
 ) -> Trained:
     """Train on the examples; raises ModelError when there is nothing to learn or it diverges.
 
     With `checkpoint` the state is kept in that file every `checkpoint_every` steps; a file that is
     there already is resumed from, one of other settings is refused. With a `judge` the weights
-    after the epoch that it likes best are the result, without one the last.
+    after the epoch that it likes best are the result, without one the last. `start` is given the
+    fresh network, to begin with other weights (`ml.transfer`).
     """
     config.check()
     per_epoch = sum(1 for _ in _batches(data, facts, config, 0))
@@ -149,7 +151,10 @@ def train(
     # several threads of a CPU would add up the gradients of one item in any order
     torch.use_deterministic_algorithms(target.type == "cpu")
     torch.manual_seed(config.seed)
-    model = build(data, facts, config).to(target)
+    model = build(data, facts, config)
+    if start:
+        start(model)
+    model = model.to(target)
     optimiser = _optimiser(model, config)
     run = _restore(checkpoint, model, optimiser, config)
     now, curves = run.now, run.curves

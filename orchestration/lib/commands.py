@@ -67,6 +67,50 @@ def run_backfill(name: str, first: date, last: date) -> bool:
     return True
 
 
+def run_search(name: str, night: date | None, trials: int, seconds: float) -> bool:
+    """Look for better settings of a shop's recommender, on days before the held-out ones."""
+    from ml import ModelError
+    from ml.search import PRESENT, SPACE, recommender, search
+    from orchestration.defs.models.assets import SEED
+    from orchestration.lib.inputs import night_inputs, recommender_service
+    from orchestration.lib.night import Night, is_held
+
+    shop = load_shop(name)
+    paths = Paths(shop.name)
+    chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
+    earlier = chosen - timedelta(days=shop.recommender.holdout_days)
+    tonight = Night(shop, paths, shop.check_night(earlier))
+    if is_held(paths):
+        raise ShopError(f"a night of {name} is running: search when it is over")
+    if not paths.warehouse.exists():
+        raise ShopError(f"{name} has no night yet: run one first, make run SHOP={name}")
+    study = paths.home / "search" / f"recommender-{chosen}.db"
+    try:
+        found = search(
+            recommender(night_inputs(tonight, recommender_service(tonight)), SEED),
+            SPACE,
+            PRESENT | dict(shop.recommender.settings),
+            study,
+            trials=trials,
+            seconds=seconds,
+            seed=SEED,
+            log=lambda text: print(text, flush=True),
+        )
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        return False
+    now = "diverged" if found.present is None else f"{found.present:.4f}"
+    print(
+        f"NDCG@10 on the days before the held-out ones: {found.value:.4f} at best, {now} with the "
+        f"present settings; {found.finished} trials finished, {found.pruned} pruned, in {study}"
+    )
+    if found.present is None or found.value > found.present:
+        print(f"To use it, in shops/{name}/shop.yml:\n  recommender:\n    settings:")
+        for setting, value in found.settings.items():
+            print(f"      {setting}: {value:.4g}")
+    return True
+
+
 def run_ui(port: int) -> bool:
     """Dagster's webserver and daemon, until they are stopped."""
     prepare_environment()

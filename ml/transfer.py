@@ -1,0 +1,98 @@
+"""A shop that starts from another shop's model, by what both have: texts and kinds of events.
+
+What a network learned of another shop's items by their ids means nothing here, so only its towers
+that know items by text are carried over. They rank a catalogue they never saw (zero-shot), or are
+where a training begins (warm start).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import torch
+
+from ml import ModelError
+from ml.nightly import NightInputs, Validation, validation
+from ml.recommender.files import Learned
+from ml.recommender.model import Recommender
+from ml.recommender.tower import TEXT
+from ml.recommender.train import Config, train
+
+_OF_KINDS = (".kind.weight", ".repeat_kind.weight")
+"""How the names of weights end that have one row a type of event."""
+
+
+def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
+    """The text towers of a network, for a shop of these event types.
+
+    A type that the other shop has not is taken for the mean of those it has. Raises ModelError for
+    a network without a text tower.
+    """
+    towers = [number for number, kind in enumerate(learned.shape.towers) if kind == TEXT]
+    if not towers:
+        raise ModelError("the model knows items by their ids alone: nothing of it can be carried")
+    weights = {name: learned.weights[name] for name in ("mean", "whiten")}
+    for new, old in enumerate(towers):
+        for name, value in learned.weights.items():
+            if not name.startswith(f"towers.{old}."):
+                continue
+            if name.endswith(_OF_KINDS):
+                known = dict(zip(learned.kinds, value, strict=True))
+                value = torch.stack([known.get(kind, value.mean(0)) for kind in kinds])
+            weights[f"towers.{new}." + name.split(".", 2)[2]] = value
+    return replace(
+        learned,
+        shape=replace(learned.shape, towers=(TEXT,) * len(towers), n_kinds=len(kinds)),
+        weights=weights,
+        items=pa.array([], pa.string()),
+        kinds=kinds,
+    )
+
+
+def begin(model: Recommender, carried: Learned) -> None:
+    """Give the text towers of a fresh network the carried weights; its other towers start anew."""
+    state = dict(model.state_dict())
+    state |= {name: carried.weights[name] for name in ("mean", "whiten")}
+    places = [number for number, kind in enumerate(model.shape.towers) if kind == TEXT]
+    for name, value in carried.weights.items():
+        if name.startswith("towers."):
+            number, rest = name.split(".", 2)[1:]
+            if int(number) < len(places):
+                state[f"towers.{places[int(number)]}.{rest}"] = value
+    model.load_state_dict(state)
+
+
+def learn(inputs: NightInputs, config: Config) -> tuple[Learned, float]:
+    """A cold start: the trained network, and its NDCG@10 on the held-out days."""
+    case = validation(inputs)
+    model = train(case.data, case.facts, config, log=lambda _: None).model
+    return case.learned(model), case.ndcg(model)
+
+
+def zero_shot(learned: Learned, inputs: NightInputs) -> float:
+    """NDCG@10 of another shop's model on the held-out days, nothing learned here."""
+    case, carried = _case(learned, inputs)
+    return case.ndcg(carried.on(case.data.events.items, case.facts))
+
+
+def warm_start(learned: Learned, inputs: NightInputs, config: Config) -> float:
+    """NDCG@10 after a training that begins with another shop's model."""
+    case, carried = _case(learned, inputs)
+    same = replace(
+        config,
+        dim=learned.shape.dim,
+        layers=learned.shape.layers,
+        heads=learned.shape.heads,
+        max_length=learned.shape.max_length,
+    )
+    trained = train(
+        case.data, case.facts, same, log=lambda _: None, start=lambda model: begin(model, carried)
+    )
+    return case.ndcg(trained.model)
+
+
+def _case(learned: Learned, inputs: NightInputs) -> tuple[Validation, Learned]:
+    """The shop's days with statistics and words as the other shop's model reads them."""
+    case = validation(inputs, learned)
+    return case, carry(learned, case.data.events.kinds)
