@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m ml.registry", description=__doc__.split("\n")[0]
     )
     parser.add_argument("action", choices=("list", "rollback"))
-    parser.add_argument("model", help="recommender")
+    parser.add_argument("model", help="recommender or text_encoder")
     parser.add_argument("--models", type=Path, required=True, help="the shop's models folder")
     options = parser.parse_args(arguments)
     try:
@@ -155,7 +155,9 @@ def main(arguments: list[str] | None = None) -> int:
         for version in versions(options.models, options.model):
             about = card(options.models, options.model, version)
             mark = "*" if version == now else " "
-            print(f"{mark} {version}  night {about['night']}  NDCG@10 {about['ndcg_at_10']:.4f}")
+            ndcg = about.get("ndcg_at_10")
+            told = about["decision"] if ndcg is None else f"NDCG@10 {ndcg:.4f}"
+            print(f"{mark} {version}  night {about['night']}  {told}")
         return 0
     except ModelError as error:
         print(error)

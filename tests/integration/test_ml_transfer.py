@@ -16,6 +16,7 @@ from ml.recommender.train import Config, build
 from ml.transfer import begin, carry, learn, warm_start, zero_shot
 from tests.integration.test_ml_nightly import shop  # noqa: F401
 
+pytestmark = pytest.mark.faults
 CONFIG = Config(seed=1, max_steps=80, max_length=24)
 
 

@@ -87,9 +87,8 @@ def write_marts(paths: Paths) -> None:
             CREATE TABLE marts.fct_events AS SELECT *, true AS is_known_item FROM events;
             CREATE TABLE marts.dim_users AS SELECT DISTINCT user_id FROM events;
             CREATE TABLE marts.dim_items AS
-                SELECT item_id, 'Thing ' || item_id AS title, 'things' AS category, 1.0 AS price,
-                    true AS is_catalogued, min(event_ts) AS first_event_at,
-                    min(event_ts) AS first_sold_at
+                SELECT item_id, 'Thing ' || item_id AS title, 'things' AS category_path,
+                    '' AS brand, true AS is_catalogued, false AS is_sold_out
                 FROM events GROUP BY item_id;
         """)
 
