@@ -109,18 +109,20 @@ def theirs(python: Path, split: Split, truth: HeldOut, config: Config) -> Course
             truth=wanted[:, 1],
         )
         command = [str(python), str(PEER), str(file), json.dumps(settings)]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout and process.stderr
+        complaints = Path(folder) / "complaints.txt"
+        with (
+            complaints.open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ):
+            assert process.stdout
             for line in process.stdout:
                 if line.startswith("{"):
                     said = json.loads(line)
                     course.seconds.append(said["seconds"])
                     course.ndcg.append(said["ndcg"])
                     print(f"RecTools: {said}", file=sys.stderr)
-            if process.wait():
-                raise SystemExit(process.stderr.read())
+        if process.returncode:
+            raise SystemExit(complaints.read_text())
     return course
 
 
