@@ -24,7 +24,7 @@ from ml.recommender.tower import Shape
 from ml.words import Lexicon
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
-LAYOUT = 2
+LAYOUT = 3
 """What `ABOUT` says; raised when older code cannot read what this one writes, or the reverse."""
 _WORDS = "words."
 PER_ITEM = (".item.weight", ".met")

@@ -11,6 +11,7 @@ Three sources are fused in one softmax over all items:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,8 @@ from ml.recommender.loss import Run, Scoring, precision
 
 GAP_BUCKETS = 24
 AGE_BUCKETS = 12
+SPEEDS = 8
+"""Groups of channels that smooth the past, each at its own speed."""
 IDS, TEXT, BOTH = "ids", "text", "both"
 KINDS = (IDS, TEXT, BOTH)
 """What a tower knows an item by: a learned vector, its text, or the sum of the two."""
@@ -207,8 +210,34 @@ class Dropout(nn.Module):
         return x * ((drawn >= self.cut).to(x.dtype) * (256 / (256 - self.cut)))
 
 
+class Smoothing(nn.Module):
+    """Beside attention: each channel's mean of the past, the latest counting most.
+
+    The channels are in groups, each with a learned decay per event, from nearly the last event
+    alone to the whole window: a bias for the recent and against noise that attention has to learn
+    from data (Shin et al. 2024, "BSARec", take low frequencies for it; a moving average knows
+    nothing of later events).
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.decay = nn.Parameter(torch.linspace(-1.5, 2.5, math.gcd(dim, SPEEDS)))
+        self.merge = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, T, dim] -> [B, T, dim]."""
+        b, t, d = x.shape
+        place = torch.arange(t, device=x.device)
+        lag = (place[:, None] - place).float()
+        share = torch.sigmoid(self.decay)[:, None, None] ** lag.clamp(min=0) * (lag >= 0)
+        share = share / share.sum(-1, keepdim=True)
+        groups = x.view(b, t, len(self.decay), -1)
+        mean = torch.einsum("gts,bsgc->btgc", share, groups).reshape(b, t, d)
+        return self.merge(mean)  # type: ignore[no-any-return]
+
+
 class Block(nn.Module):
-    """One pre-norm Transformer block with causal attention."""
+    """One pre-norm Transformer block with causal attention and smoothing, and their balance."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -217,6 +246,8 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.merge = nn.Linear(dim, dim)
+        self.smooth = Smoothing(dim)
+        self.balance = nn.Parameter(torch.zeros(()))
         self.wide = nn.Linear(dim, 4 * dim)
         self.narrow = nn.Linear(4 * dim, dim)
         self.drop = Dropout(dropout)
@@ -224,8 +255,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, dim] -> [B, T, dim]."""
         b, t, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        known = self.norm1(x)
+        q, k, v = self.qkv(known).view(b, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-        x = x + self.drop(self.merge(mixed.transpose(1, 2).reshape(b, t, d)))
+        attended = self.merge(mixed.transpose(1, 2).reshape(b, t, d))
+        x = x + self.drop(torch.lerp(attended, self.smooth(known), self.balance.sigmoid()))
         return x + self.drop(self.narrow(self.drop(F.gelu(self.wide(self.norm2(x))))))

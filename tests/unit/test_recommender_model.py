@@ -9,7 +9,7 @@ import torch
 from ml import ModelError
 from ml.recommender.data import ItemFacts, examples, latest_batch
 from ml.recommender.model import Recommender
-from ml.recommender.tower import BOTH, IDS, TEXT, Dropout
+from ml.recommender.tower import BOTH, IDS, TEXT, Block, Dropout
 from ml.recommender.train import Config, build, train
 from ml.sequences import DAY, Events
 
@@ -121,6 +121,16 @@ def test_the_judge_chooses_the_epoch() -> None:
     trained = train(data, facts, config, log=lambda _: None, judge=judge)
     assert trained.curves.judged == [-1, 0, -1, -2]
     torch.testing.assert_close(trained.model.towers[0].item.weight, seen[1])
+
+
+def test_a_state_knows_nothing_of_later_events() -> None:
+    torch.manual_seed(0)
+    block = Block(16, 2, 0.0)
+    x = torch.randn(3, 9, 16)
+    later = x.clone()
+    later[:, 5:] = torch.randn(3, 4, 16)
+    torch.testing.assert_close(block(x)[:, :5], block(later)[:, :5])
+    assert not torch.allclose(block(x)[:, 5:], block(later)[:, 5:])
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
