@@ -174,7 +174,7 @@ def metric(found: Evaluation, name: str, k: int, masked: bool = True) -> float:
 
 RECIPE = Config(
     max_steps=10_000_000,
-    max_epochs=16,
+    max_epochs=12,
     max_length=50,
     dim=128,
     dropout=0.5,
