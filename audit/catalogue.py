@@ -28,6 +28,7 @@ GRAIN: dict[str, tuple[str, ...]] = {
     "funnel_daily": ("funnel_date",),
     "user_rfm": ("user_id",),
     "recommendations": ("user_id", "rank"),
+    "next_quarter": ("user_id", "part", "rank"),
     "run_manifest": ("section", "name"),
 }
 # Tables that grow by the day, and what says which day a row is of. Their checks read the days since
@@ -334,7 +335,7 @@ _MARTS = [
     *(
         _key("marts", table, columns)
         for table, columns in GRAIN.items()
-        if table not in ("recommendations", "run_manifest")
+        if table not in ("recommendations", "next_quarter", "run_manifest")
     ),
     _blocking(
         "marts.fct_events.every_landed_event",
@@ -746,6 +747,21 @@ _RECOMMENDATIONS = [
             "QUALIFY versions > 1 OR model_version IS NULL "
             "OR night IS DISTINCT FROM getvariable('night')",
             unit="version",
+        ),
+    ),
+    _key("recommendations", "next_quarter", ("user_id", "part", "rank")),
+    _blocking(
+        "recommendations.next_quarter.items",
+        "next_quarter",
+        "every item of the next quarter is in the catalogue and not sold out, and in one part only",
+        Rows(
+            """
+            SELECT user_id, item_id, count(*) AS listed FROM {batch}
+            GROUP BY user_id, item_id
+            HAVING listed > 1 OR item_id NOT IN
+              (SELECT item_id FROM dim_items WHERE is_catalogued AND NOT is_sold_out)
+            """,
+            unit="item",
         ),
     ),
     _warning(

@@ -198,6 +198,7 @@ def _build(
     if since > scope.EVERYTHING:
         shutil.copyfile(paths.marts, file)
     recommendations = paths.recommendations / f"{night.isoformat()}.parquet"
+    later = paths.recommendations / f"{night.isoformat()}.next_quarter.parquet"
     with connect() as connection:
         connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
         connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
@@ -208,6 +209,7 @@ def _build(
         connection.register("manifest", manifest)
         tables = {
             "recommendations": f"read_parquet({literal(recommendations)})",
+            "next_quarter": f"read_parquet({literal(later)})",
             "run_manifest": "manifest",
         }
         # fct_events may be a view in the warehouse; what is published is always a table

@@ -55,8 +55,9 @@ def setup(
     if stage == "features":
         statements.append(_parquet(EMBEDDING_VIEW, paths.features / EMBEDDING_VIEW, "*.parquet"))
     if stage == "recommendations":
-        file = f"{night.isoformat()}.parquet"
-        statements.append(_parquet("recommendations", paths.recommendations, file))
+        for view, file in (("recommendations", ""), ("next_quarter", ".next_quarter")):
+            pattern = f"{night.isoformat()}{file}.parquet"
+            statements.append(_parquet(view, paths.recommendations, pattern))
     return statements
 
 

@@ -76,7 +76,7 @@ class Paths:
 
     @property
     def recommendations(self) -> Path:
-        """`recommendations/<night>.parquet`, scored but not yet published."""
+        """`recommendations/<night>[.next_quarter].parquet`, scored but not yet published."""
         return self.home / "recommendations"
 
     def audit(self, night: date) -> Path:

@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ml import ModelError, registry
+from ml import ModelError, next_quarter, registry
 from ml.baselines import ease, item_knn, popularity, popularity_counts, text_similarity
 from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
 from ml.gate import decide
+from ml.list_quality import quality
 from ml.plots import loss_curve, metric_bars
 from ml.reasons import Reasons
 from ml.recommender.data import Examples, ItemFacts, examples, stats_from_events
@@ -34,9 +35,9 @@ from ml.recommender.rank import Ranked, best, scorer
 from ml.recommender.train import Config
 from ml.recommender.train import train as fit
 from ml.repurchase import learn
-from ml.rerank import CANDIDATES, POOL, Listed, rerank, seeds, shelf
+from ml.rerank import CANDIDATES, POOL, Listed, Shelf, rerank, seeds, shelf
 from ml.rules import Rules
-from ml.sequences import Events, from_arrow, sorted_ids, vectors
+from ml.sequences import Events, distinct_pairs, from_arrow, sorted_ids, vectors
 from ml.tracking import record
 from ml.words import NO_WORDS, Lexicon
 
@@ -60,6 +61,18 @@ LISTS = pa.schema(
         ("model_version", pa.string()),
     ]
 )
+NEXT_QUARTER = pa.schema(
+    [
+        ("user_id", pa.string()),
+        ("part", pa.string()),
+        ("rank", pa.int32()),
+        ("item_id", pa.string()),
+        ("score", pa.float64()),
+        ("model_version", pa.string()),
+    ]
+)
+PURCHASES = "purchases"
+"""What stands in place of a model's version where a shopper's own purchases speak."""
 _METRICS = "metrics.parquet"
 _EPOCH = date(1970, 1, 1)
 _log = logging.getLogger(__name__)
@@ -281,6 +294,60 @@ def _champion(models: Path, night: date) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Ranker:
+    """Who ranks the items for everybody at the beginning of a day: the champion, or popularity."""
+
+    version: str | None
+    """None: there is no champion, everybody gets what is popular"""
+    model: Recommender | None
+    events: Events
+    data: Examples
+    facts: ItemFacts
+    targets: Events
+    end: int
+
+    def best(self, items: np.ndarray, k: int) -> Iterator[Ranked]:
+        """The `k` best of the items (bool [items]) for every user, some users at a time."""
+        popular = popularity_counts(self.targets, self.end)
+        return best(self.model, self.data, self.facts, self.end, items, popular, k)
+
+
+def ranker(
+    inputs: NightInputs, models: Path, feature_service: str, *, at_cutoff: bool = False
+) -> Ranker:
+    """The ranker of a night, as of its end or as of the first held-out day.
+
+    `feature_service` is what the item features came from: raises ModelError unless it is the
+    champion's own (`champion_service`).
+    """
+    end = inputs.cutoff if at_cutoff else inputs.end
+    features = inputs.item_features_at_cutoff if at_cutoff else inputs.item_features_at_night
+    events = _events(inputs)
+    version = _champion(models, inputs.night)
+    learned = _learned(models, version, feature_service) if version else None
+    kinds = learned.kinds if learned else events.kinds
+    input_events = learned.input_events if learned else inputs.input_events
+    scale, lexicon = (learned.scale, learned.lexicon) if learned else (None, NO_WORDS)
+    facts, _ = _facts(inputs, events, features, end, lexicon, scale, history=False)
+    data = _examples(_events(inputs, kinds), input_events, inputs.target_events, end, inputs)
+    model = learned.on(events.items, facts) if learned else None
+    targets = events.of_kinds(inputs.target_events).between(None, end)
+    return Ranker(version, model, events, data, facts, targets, end)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """What a night says to every shopper."""
+
+    tonight: pa.Table
+    """user_id, rank (1..k), item_id, score, reason, propensity, model_version"""
+    next_quarter: pa.Table
+    """user_id, part (repeat, explore), rank, item_id, score, model_version"""
+    quality: dict[str, float]
+    """of tonight's lists: `ml.list_quality`"""
+
+
 def score(
     inputs: NightInputs,
     *,
@@ -288,51 +355,57 @@ def score(
     feature_service: str,
     k: int = 50,
     rules: Rules | None = None,
-) -> pa.Table:
-    """A list of `k` items for every user of `inputs.users`, by the champion of the night.
+) -> Lists:
+    """Lists for every user of `inputs.users`, by the champion of the night.
 
-    Returns user_id, rank (1..k), item_id, score, reason, propensity, model_version, ordered by user
-    and rank; only items of the present catalogue that are not sold out, in the order of the model
-    as far as the shop's `rules` leave it (`ml.rerank`); ties go to the lower item_id. The score is
-    the model's probability of the item among all that may be shown, the propensity the odds with
-    which the item got its place. Users without usable history, and everybody while there is no
-    champion, get what is popular now, and the reason says so. `feature_service` is what the item
-    features came from: raises ModelError unless it is the champion's own (`champion_service`).
+    Tonight's has `k` items of the present catalogue that are not sold out, in the order of the
+    model as far as the shop's `rules` leave it (`ml.rerank`); ties go to the lower item_id. The
+    score is the model's probability of the item among all that may be shown, the propensity the
+    odds with which the item got its place. Users without usable history, and everybody while there
+    is no champion, get what is popular now, and the reason says so. The next quarter's
+    (`ml.next_quarter`) has what a user will buy again, and apart from it what is new to them. Both
+    are ordered by user and rank. Raises ModelError as `ranker` does.
     """
     rules = rules or Rules()
-    events = _events(inputs)
-    version = _champion(models, inputs.night)
-    learned = _learned(models, version, feature_service) if version else None
-    kinds = learned.kinds if learned else events.kinds
-    input_events = learned.input_events if learned else inputs.input_events
-    scale, lexicon = (learned.scale, learned.lexicon) if learned else (None, NO_WORDS)
-    features = inputs.item_features_at_night
-    facts, _ = _facts(inputs, events, features, inputs.end, lexicon, scale, history=False)
-    data = _examples(_events(inputs, kinds), input_events, inputs.target_events, inputs.end, inputs)
-    model = learned.on(events.items, facts) if learned else None
-    targets = events.of_kinds(inputs.target_events)
-    words = Reasons(data.events, targets, _titles(inputs, events.items), facts.text, model)
-
+    by = ranker(inputs, models, feature_service)
+    events, facts = by.events, by.facts
+    words = Reasons(by.data.events, by.targets, _titles(inputs, events.items), facts.text, by.model)
     candidates = _catalogued(inputs, events.items)
-    on = shelf(
-        events.items, inputs.items, candidates, facts.text, facts.first_day, rules, inputs.night,
-        inputs.end,
-    )  # fmt: skip
-    known = learn(events.of_kinds(["purchase"]), on.category, inputs.end)
+    on = shelf(events.items, inputs.items, candidates, facts, rules, inputs.night, by.end)
+    purchases = events.of_kinds(["purchase"])
+    known = learn(purchases, on.category, by.end)
     seed = seeds(events.users, inputs.night)
+    needs = next_quarter.repeats(purchases, known, by.end, on.allowed)
+    met = distinct_pairs(events.user, events.item, len(events.items)) @ [len(events.items), 1]
 
-    def ask(items: np.ndarray, size: int) -> Iterator[Ranked]:
-        popular = popularity_counts(targets, inputs.end)
-        return best(model, data, facts, inputs.end, items, popular, size)
-
-    explores = rules.exploration is not None and on.is_new.any()
-    pools: Iterator[Ranked | None] = ask(on.is_new, POOL) if explores else repeat(None)  # type: ignore[arg-type]
-    lists = [LISTS.empty_table()]
-    for part, pool in zip(ask(on.allowed, CANDIDATES * k), pools, strict=False):
+    lists, later, shown = [LISTS.empty_table()], [NEXT_QUARTER.empty_table()], []
+    pools = pool_of(by, on, rules)
+    for part, pool in zip(by.best(on.allowed, CANDIDATES * k), pools, strict=False):
+        version = (by.version if part.by_model else None) or FALLBACK
         final = rerank(part, pool, on, known, rules, seed, k)
-        lists.append(_rows_of(final, events, words, version if part.by_model else FALLBACK))
-    table = pa.concat_tables(lists)
-    return table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+        lists.append(_tonight(final, events, words, version))
+        shown.append(final.ranking)
+        again = needs.top(part.users, next_quarter.PLACES)
+        later.append(_later(next_quarter.REPEAT, part.users, *again, events, PURCHASES))
+        new = next_quarter.unmet(part.ranking, part.users, met, len(events.items))
+        found = (np.where(new < 0, -1, _taken(part.ranking, new)), _taken(part.score, new))
+        later.append(_later(next_quarter.EXPLORE, part.users, *found, events, version))
+    met_by = np.bincount(met % len(events.items), minlength=len(events.items))
+    ranking = np.concatenate(shown) if shown else np.zeros((0, k), np.int64)
+    return Lists(
+        pa.concat_tables(lists).sort_by([("user_id", "ascending"), ("rank", "ascending")]),
+        pa.concat_tables(later).sort_by(
+            [("user_id", "ascending"), ("part", "descending"), ("rank", "ascending")]
+        ),
+        quality(ranking, candidates, facts.text, met_by, len(events.users)),
+    )
+
+
+def pool_of(by: Ranker, on: Shelf, rules: Rules) -> Iterator[Ranked | None]:
+    """The new items that exploration draws from, for the users in the order of `best`."""
+    if rules.exploration is None or not on.is_new.any():
+        return repeat(None)
+    return by.best(on.is_new, POOL)
 
 
 def _learned(models: Path, version: str, feature_service: str) -> Learned:
@@ -346,21 +419,44 @@ def _learned(models: Path, version: str, feature_service: str) -> Learned:
     return Learned.load(registry.folder(models, MODEL, version))
 
 
-def _rows_of(lists: Listed, events: Events, words: Reasons, version: str | None) -> pa.Table:
+def _tonight(lists: Listed, events: Events, words: Reasons, version: str) -> pa.Table:
     """The lists of some users as rows of LISTS."""
     there = lists.ranking >= 0
-    rank = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
-    user = np.broadcast_to(lists.users[:, None], there.shape)
-    columns = {
-        "user_id": events.users.take(pa.array(user[there])),
-        "rank": pa.array(rank[there], pa.int32()),
-        "item_id": events.items.take(pa.array(lists.ranking[there])),
-        "score": pa.array(lists.score[there], pa.float64()),
+    columns = _columns(lists.users, lists.ranking, lists.score, events, version) | {
         "reason": words.of(lists).filter(pa.array(there.reshape(-1))),
         "propensity": pa.array(lists.propensity[there], pa.float64()),
-        "model_version": pa.repeat(pa.scalar(version, pa.string()), int(there.sum())),
     }
-    return pa.table(columns, schema=LISTS)
+    return pa.table([columns[name] for name in LISTS.names], schema=LISTS)
+
+
+def _later(
+    part: str, users: np.ndarray, ranking: np.ndarray, score: np.ndarray, events: Events,
+    version: str,
+) -> pa.Table:  # fmt: skip
+    """One part of the next quarter's lists of some users as rows of NEXT_QUARTER."""
+    columns = _columns(users, ranking, score, events, version)
+    columns["part"] = pa.repeat(pa.scalar(part), len(columns["rank"]))
+    return pa.table([columns[name] for name in NEXT_QUARTER.names], schema=NEXT_QUARTER)
+
+
+def _columns(
+    users: np.ndarray, ranking: np.ndarray, score: np.ndarray, events: Events, version: str
+) -> dict[str, pa.Array]:
+    """What every list has: int64 [n, k] of item numbers, -1 for no row."""
+    there = ranking >= 0
+    rank = np.broadcast_to(np.arange(1, there.shape[1] + 1), there.shape)
+    user = np.broadcast_to(users[:, None], there.shape)
+    return {
+        "user_id": events.users.take(pa.array(user[there])),
+        "rank": pa.array(rank[there], pa.int32()),
+        "item_id": events.items.take(pa.array(ranking[there])),
+        "score": pa.array(score[there], pa.float64()),
+        "model_version": pa.repeat(pa.scalar(version), int(there.sum())),
+    }
+
+
+def _taken(values: np.ndarray, column: np.ndarray) -> np.ndarray:
+    return np.take_along_axis(values, np.maximum(column, 0), 1)
 
 
 def _events(inputs: NightInputs, kinds: tuple[str, ...] = ()) -> Events:

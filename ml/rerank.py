@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from ml.recommender.data import ItemFacts
 from ml.recommender.rank import Ranked
 from ml.repurchase import Repurchase
 from ml.rules import About, Cap, Exploration, Rules, nothing_fits
@@ -64,8 +66,7 @@ def shelf(
     items: pa.Array,
     about: pa.Table,
     candidates: np.ndarray,
-    vectors: np.ndarray,
-    first_day: np.ndarray,
+    facts: ItemFacts,
     rules: Rules,
     night: date,
     end: int,
@@ -75,15 +76,8 @@ def shelf(
     `about`: item_id, and where there are any category_path, brand, is_sold_out. Raises RuleError
     for a rule that fits no item.
     """
-    place = pc.index_in(items, about["item_id"].cast(pa.string()).combine_chunks())
-
-    def column(name: str) -> pa.Array:
-        if name not in about.column_names:
-            return pa.nulls(len(items), pa.string())
-        return about[name].combine_chunks().take(place)
-
-    category, brand = column("category_path").cast(pa.string()), column("brand").cast(pa.string())
-    sold_out = pc.fill_null(column("is_sold_out").cast(pa.bool_()), False)
+    category, brand = (column_of(about, items, name) for name in ("category_path", "brand"))
+    sold_out = column_of(about, items, "is_sold_out", pa.bool_())
 
     def fits(kind: str, rule: About) -> np.ndarray:
         mask = np.ones(len(items), bool)
@@ -111,9 +105,21 @@ def shelf(
         allowed=allowed,
         category=numbered(category),
         boost=boost,
-        vectors=vectors,
-        is_new=allowed & (first_day >= end - days),
+        vectors=facts.text,
+        is_new=allowed & (facts.first_day >= end - days),
     )
+
+
+def column_of(about: pa.Table, items: pa.Array, name: str, type: Any = None) -> pa.Array:
+    """A column of a table about items (text, unless another type is given) by item number.
+
+    NULL where nothing is known.
+    """
+    type = type or pa.string()
+    if name not in about.column_names:
+        return pa.nulls(len(items), type)
+    place = pc.index_in(items, about["item_id"].cast(pa.string()).combine_chunks())
+    return about[name].combine_chunks().cast(type).take(place)
 
 
 def numbered(words: pa.Array) -> np.ndarray:

@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     search.add_argument("--night", type=_day, help="YYYY-MM-DD; its held-out days stay unseen")
     search.add_argument("--trials", type=int, default=20)
     search.add_argument("--seconds", type=float, default=1800)
+    why = commands.add_parser("why", help="which past events put the items on a shopper's list")
+    why.add_argument("--shop", default="demo")
+    why.add_argument("--user", required=True, help="the shopper's pseudonym")
     ui = commands.add_parser("ui", help="start Dagster's webserver and daemon")
     ui.add_argument("--port", type=int, default=3000)
     asked = parser.parse_args(arguments)
@@ -87,6 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
                 state.restore_night(asked.shop, asked.night)
             else:
                 state.restore_backup(asked.shop, asked.archive)
+        elif asked.command == "why":
+            from orchestration.lib.why import why as explain
+
+            explain(asked.shop, asked.user)
         else:
             done = run_ui(asked.port)
     except (ShopError, ProfileError, VaultError) as error:

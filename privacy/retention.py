@@ -14,7 +14,7 @@ from core.paths import Paths
 from core.shop import Shop
 
 KINDS = ("nights", "audit", "reports", "recommendations")
-_DATED = re.compile(r"(\d{4}-\d\d-\d\d)(\.parquet)?")
+_DATED = re.compile(r"(\d{4}-\d\d-\d\d)(\.next_quarter)?(\.parquet)?")
 
 
 def expire(shop: Shop, paths: Paths, night: date) -> list[str]:

@@ -226,6 +226,14 @@ def lists(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
             ) TO '{paths.recommendations / f"{night}.parquet"}' (FORMAT parquet)"""
         )
         found = duck.execute("SELECT 50 * count(*) FROM marts.dim_users").fetchall()
+        duck.execute(
+            f"""
+            COPY (
+              SELECT DATE '{night}' AS night, user_id, 'repeat' AS part, 1 AS rank, item_id,
+                     1::DOUBLE AS score, 'purchases' AS model_version
+              FROM marts.dim_users JOIN marts.dim_items ON false
+            ) TO '{paths.recommendations / f"{night}.next_quarter.parquet"}' (FORMAT parquet)"""
+        )
     return {"rows": found[0][0]}
 
 
@@ -275,10 +283,12 @@ def in_a_row(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any
         "promoted": trained.promoted, "model_version": trained.model_version,
         "feature_service": RECOMMENDER_SERVICE,
     })  # fmt: skip
-    table = score(night_inputs(tonight), models=paths.models, feature_service=RECOMMENDER_SERVICE)
-    table = table.add_column(0, "night", pa.array([night] * table.num_rows, pa.date32()))
+    made = score(night_inputs(tonight), models=paths.models, feature_service=RECOMMENDER_SERVICE)
     paths.recommendations.mkdir(exist_ok=True)
-    pq.write_table(table, paths.recommendations / f"{night}.parquet")
+    for name, rows in (("", made.tonight), (".next_quarter", made.next_quarter)):
+        dated = rows.add_column(0, "night", pa.array([night] * rows.num_rows, pa.date32()))
+        pq.write_table(dated, paths.recommendations / f"{night}{name}.parquet")
+    table = made.tonight
     tonight.record(
         "recommendations",
         {"model_version": trained.model_version, "feature_service": RECOMMENDER_SERVICE},

@@ -50,7 +50,14 @@ def test_every_mart_is_published_with_rows(demo_night: tuple[Place, Ran]) -> Non
     tables = [
         *("dim_users", "dim_items", "fct_events", "fct_sessions", "fct_orders", "fct_order_lines"),
         *("user_daily_activity", "item_daily_stats", "retention_cohorts", "repurchase_rates"),
-        *("dwell_stats", "funnel_daily", "user_rfm", "recommendations", "run_manifest"),
+        *(
+            "dwell_stats",
+            "funnel_daily",
+            "user_rfm",
+            "recommendations",
+            "next_quarter",
+            "run_manifest",
+        ),
     ]
     for table in tables:
         assert _query(marts, f"SELECT count(*) FROM marts.{table}")[0][0], table

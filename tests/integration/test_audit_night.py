@@ -162,6 +162,11 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
               QUALIFY rank <= 50
             ) TO '{home}/recommendations/{night}.parquet'"""
         )
+        c.execute(
+            f"""COPY (SELECT DATE '{night}' AS night, user_id, 'repeat' AS part, 1 AS rank,
+              'item5' AS item_id, 0.5::DOUBLE AS score, 'purchases' AS model_version
+              FROM marts.dim_users) TO '{home}/recommendations/{night}.next_quarter.parquet'"""
+        )
         _quarantine(c, paths, broken=3)
 
 
@@ -413,6 +418,12 @@ FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
         "score -",
     ),
     (
+        "recommendations.next_quarter.items",
+        "a sold-out item in the list of the next quarter",
+        _sql("UPDATE marts.dim_items SET is_sold_out = item_id = 'item5'"),
+        "item_id item5",
+    ),
+    (
         "recommendations.items.in_stock",
         "a sold-out item recommended",
         _sql("UPDATE marts.dim_items SET is_sold_out = item_id = 'item7'"),
@@ -572,7 +583,7 @@ def test_an_audit_before_its_data_says_what_has_to_run_first(tmp_path, monkeypat
 
 def test_a_published_night_holds_every_mart_and_says_how_it_was_made(paths):
     published = _publish(paths, TONIGHT)
-    assert set(published.tables) == {*MARTS, "recommendations", "run_manifest"}
+    assert set(published.tables) == {*MARTS, "recommendations", "next_quarter", "run_manifest"}
     with connect(paths.marts, read_only=True) as c:
         tables = c.execute(
             "SELECT database_name, table_name FROM duckdb_tables() ORDER BY 2"

@@ -15,6 +15,7 @@ from ml import ModelError, registry
 from ml.nightly import NightInputs, champion_service, score, train
 from ml.recommender.files import ABOUT, WEIGHTS
 from ml.recommender.train import Config
+from ml.rule_costs import foreseen, rule_costs
 from ml.rules import Rules
 
 NIGHT = date(2026, 3, 31)
@@ -183,7 +184,7 @@ def test_held_out_days_are_never_learned_from(shop, trained, tmp_path):
 
 def test_everybody_gets_a_list_of_what_is_in_the_catalogue(shop, trained):
     folder, _ = trained
-    lists = score(shop, models=folder / "models", feature_service="recommender_v1", k=20)
+    lists = score(shop, models=folder / "models", feature_service="recommender_v1", k=20).tonight
     counted = lists.group_by("user_id").aggregate([("rank", "count"), ("rank", "max")])
     assert counted.num_rows == USERS + 1 and set(counted["rank_count"].to_pylist()) == {20}
     assert "i07" not in set(lists["item_id"].to_pylist())
@@ -193,8 +194,45 @@ def test_everybody_gets_a_list_of_what_is_in_the_catalogue(shop, trained):
             assert two["rank"] == one["rank"] + 1 and one["score"] >= two["score"]
     nobody = [r for r in rows if r["user_id"] == "nobody"]
     assert {(r["reason"], r["model_version"]) for r in nobody} == {("popular now", "popularity")}
-    again = score(shop, models=folder / "models", feature_service="recommender_v1", k=20)
+    again = score(shop, models=folder / "models", feature_service="recommender_v1", k=20).tonight
     assert again.equals(lists)
+
+
+def test_the_next_quarter_has_what_is_bought_again_and_what_is_new(shop, trained):
+    folder, _ = trained
+    made = score(shop, models=folder / "models", feature_service="recommender_v1", k=20)
+    met = {(e["user_id"], e["item_id"]) for e in shop.events.to_pylist()}
+    bought = {
+        (e["user_id"], e["item_id"])
+        for e in shop.events.to_pylist()
+        if e["event_type"] == "purchase"
+    }
+    rows = made.next_quarter.to_pylist()
+    pairs = {part: {(r["user_id"], r["item_id"]) for r in rows if r["part"] == part}
+             for part in ("repeat", "explore")}  # fmt: skip
+    assert pairs["repeat"] and pairs["repeat"] <= bought
+    assert pairs["explore"] and pairs["explore"].isdisjoint(met)
+    assert {item for _, item in pairs["repeat"] | pairs["explore"]}.isdisjoint({"i07"})
+    assert {r["user_id"] for r in rows if r["part"] == "explore"} >= {"nobody"}
+    for one, two in pairwise(rows):
+        if (one["user_id"], one["part"]) == (two["user_id"], two["part"]):
+            assert two["rank"] == one["rank"] + 1 and one["score"] >= two["score"]
+
+
+def test_each_rule_is_held_against_the_held_out_days(shop, trained):
+    folder, _ = trained
+    rules = Rules.model_validate({"diversity": 1, "exploration": {"share": 0.2, "days": 40}})
+    call = {"models": folder / "models", "feature_service": "recommender_v1", "rules": rules}
+    rows = {row["rules"]: row for row in rule_costs(shop, **call).to_pylist()}
+    assert list(rows) == ["no rules", "diversity", "exploration", "all rules"]
+    none = rows["no rules"]
+    assert none["difference"] == 0
+    # the model's own order is what training judged
+    assert none["ndcg_at_10"] == pytest.approx(value(trained[1], "challenger", "ndcg"), abs=1e-6)
+    assert rows["diversity"]["intra_list_diversity"] > none["intra_list_diversity"]
+    assert rows["exploration"]["novelty"] > none["novelty"]
+    assert rows["diversity"]["low"] <= rows["diversity"]["difference"] <= rows["diversity"]["high"]
+    assert "not compared" in foreseen(shop)  # 90 days of purchases
 
 
 def test_lists_keep_to_the_rules_of_the_shop(shop, trained):
@@ -211,11 +249,11 @@ def test_lists_keep_to_the_rules_of_the_shop(shop, trained):
         }
     )
     call = {"models": folder / "models", "feature_service": "recommender_v1", "k": 20}
-    plain = score(stocked, **call).to_pylist()
+    plain = score(stocked, **call).tonight.to_pylist()
     assert {"i10", "i11"} < {r["item_id"] for r in plain} and all(
         r["propensity"] == 1 for r in plain
     )
-    lists = score(stocked, **call, rules=rules)
+    lists = score(stocked, **call, rules=rules).tonight
     assert lists.num_rows == 20 * (USERS + 1)
     rows = lists.to_pylist()
     assert {"i03", "i07", "i10", "i11"}.isdisjoint(r["item_id"] for r in rows)
@@ -223,14 +261,14 @@ def test_lists_keep_to_the_rules_of_the_shop(shop, trained):
     assert {r["item_id"] for r in drawn} == {NEW} and all(0 < r["propensity"] <= 1 for r in drawn)
     # nobody who has a list without it by the model's own order misses it
     assert len([r for r in rows if r["item_id"] == NEW]) == USERS + 1
-    assert score(stocked, **call, rules=rules).equals(lists)
+    assert score(stocked, **call, rules=rules).tonight.equals(lists)
 
 
 def test_reasons_are_true(shop, trained):
     folder, _ = trained
     lists = score(
         shop, models=folder / "models", feature_service="recommender_v1", k=20
-    ).to_pylist()
+    ).tonight.to_pylist()
     events = shop.events.to_pylist()
     did = {(e["user_id"], e["event_type"], e["item_id"]) for e in events}
     days: dict[tuple[str, str], set[date]] = {}
@@ -256,7 +294,7 @@ def test_a_new_item_is_ranked_by_its_text(shop, trained):
     folder, _ = trained
     lists = score(
         shop, models=folder / "models", feature_service="recommender_v1", k=60
-    ).to_pylist()
+    ).tonight.to_pylist()
     rank = {
         r["user_id"]: r["rank"] for r in lists if r["item_id"] == NEW and r["user_id"] != "nobody"
     }
@@ -289,7 +327,7 @@ def test_events_after_the_night_are_not_known(shop, trained):
     )
     later = dataclasses.replace(shop, events=pa.concat_tables([shop.events, late]))
     call = {"models": folder / "models", "feature_service": "recommender_v1", "k": 5}
-    assert score(later, **call).equals(score(shop, **call))
+    assert score(later, **call).tonight.equals(score(shop, **call).tonight)
 
 
 def test_another_feature_service_is_refused(shop, trained):
@@ -304,14 +342,14 @@ def test_a_champion_of_another_version_of_the_code_is_replaced(shop, trained, tm
     about = tmp_path / "models" / "recommender" / first.model_version / ABOUT
     about.write_text(about.read_text().replace('"layout": ', '"layout": 9'))
     assert champion_service(tmp_path / "models", NIGHT) is None
-    lists = score(shop, models=tmp_path / "models", feature_service="recommender_v1", k=5)
+    lists = score(shop, models=tmp_path / "models", feature_service="recommender_v1", k=5).tonight
     assert set(lists["model_version"].to_pylist()) == {"popularity"}
     second = run(dataclasses.replace(shop, max_steps=61), tmp_path)
     assert second.promoted and "champion" not in second.decision
 
 
 def test_without_a_champion_everybody_gets_what_is_popular(shop, tmp_path):
-    lists = score(shop, models=tmp_path, feature_service="recommender_v1", k=3)
+    lists = score(shop, models=tmp_path, feature_service="recommender_v1", k=3).tonight
     assert lists.num_rows == 3 * (USERS + 1)
     assert set(lists["reason"].to_pylist()) == {"popular now"}
     assert len(set(lists["item_id"].to_pylist())) == 3

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ml.recommender.data import ItemFacts
 from ml.recommender.rank import Ranked
 from ml.repurchase import Repurchase, learn
 from ml.rerank import Listed, Shelf, explored_places, rerank, seeds, shelf
@@ -60,8 +61,9 @@ def listed(on: Shelf, rules: Rules, *lists: dict[int, float], k: int = 3, known=
 
 def facts(rules: Rules, first_day: int = 0) -> Shelf:
     days = np.array([first_day] * 5 + [END - 3])
-    text = np.zeros((6, 2), np.float32)
-    return shelf(IDS, ABOUT, np.ones(6, bool), text, days, rules, NIGHT, END)
+    none = np.zeros((6, 2), np.float32)
+    known = ItemFacts(none, none, none[None], np.zeros(0, np.int64), days)
+    return shelf(IDS, ABOUT, np.ones(6, bool), known, rules, NIGHT, END)
 
 
 def test_without_rules_the_model_has_its_order() -> None:

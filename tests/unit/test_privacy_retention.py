@@ -91,11 +91,13 @@ def test_folders_of_nights_past_their_period_are_deleted(
     paths.recommendations.mkdir()
     for day in ("2026-02-18", "2026-02-20"):
         (paths.recommendations / f"{day}.parquet").write_text("")
+        (paths.recommendations / f"{day}.next_quarter.parquet").write_text("")
     gone = expire(keeping(shop, nights=3, reports=1, recommendations=1), paths, LAST)
     assert gone == [
         "nights/2026-02-17",
         "reports/2026-02-17",
         "reports/2026-02-18",
+        "recommendations/2026-02-18.next_quarter.parquet",
         "recommendations/2026-02-18.parquet",
     ]
     assert len(list((paths.home / "audit").iterdir())) == 4

@@ -1,14 +1,18 @@
 """The recommender and its lists as assets."""
 
+from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 from dagster import (
     AssetExecutionContext,
     AssetsDefinition,
+    AssetSpec,
     Failure,
     MaterializeResult,
     MetadataValue,
     asset,
+    multi_asset,
 )
 
 from core.shop import Shop
@@ -176,22 +180,35 @@ def _no_model_yet(
 
 
 def _recommendations(shop: Shop) -> AssetsDefinition:
-    @asset(
-        key=key(shop, "models", "recommendations"),
-        deps=[key(shop, "models", "recommender"), key(shop, "marts", "dim_users")],
-        description="50 items for every shopper, best first, as far as the shop's rules leave the "
-        "model's order: score, rank, reason, propensity, model version.",
-        group_name=f"{shop.name}_models",
-        owners=OWNERS,
-        kinds={"torch", "parquet"},
-        **step(shop),
+    deps = [key(shop, "models", "recommender"), key(shop, "marts", "dim_users")]
+    shared: dict[str, Any] = {
+        "deps": deps,
+        "group_name": f"{shop.name}_models",
+        "owners": OWNERS,
+        "kinds": {"torch", "parquet"},
+    }
+    tonights, next_quarters = (
+        AssetSpec(
+            key(shop, "models", "recommendations"),
+            description="50 items for every shopper, best first, as far as the shop's rules leave "
+            "the model's order: score, rank, reason, propensity, model version.",
+            **shared,
+        ),
+        AssetSpec(
+            key(shop, "models", "next_quarter"),
+            description="What every shopper will need over the next 90 days: what they will buy "
+            "again and, apart from it, what is new to them.",
+            **shared,
+        ),
     )
-    def recommendations(context: AssetExecutionContext) -> MaterializeResult[Any]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
+    @multi_asset(
+        name=f"{shop.name}__models__recommendations", specs=[tonights, next_quarters], **step(shop)
+    )
+    def recommendations(context: AssetExecutionContext) -> Iterator[MaterializeResult[Any]]:
         from ml import ModelError
         from ml.nightly import champion_service, score
+        from ml.rule_costs import foreseen, rule_costs
         from ml.rules import load
         from orchestration.lib.inputs import night_inputs, recommender_service
 
@@ -199,33 +216,68 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
         champions = champion_service(night.paths.models, night.night)
         service = champions or recommender_service(night)
         try:
-            lists = score(
-                night_inputs(night, service),
-                models=night.paths.models,
-                feature_service=service,
-                rules=load(shop.folder / "rules.yml"),
-            )
+            asked: dict[str, Any] = {
+                "models": night.paths.models,
+                "feature_service": service,
+                "rules": load(shop.folder / "rules.yml"),
+            }
+            inputs = night_inputs(night, service)
+            lists = score(inputs, **asked)
+            costs = rule_costs(inputs, **asked)
         except ModelError as error:
             raise Failure(str(error), allow_retries=False) from error
-        lists = lists.add_column(0, "night", pa.array([night.night] * lists.num_rows, pa.date32()))
-        path = night.paths.recommendations / f"{night.night}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        pq.write_table(lists, temporary)
-        temporary.replace(path)
-        users = len(lists["user_id"].unique())
-        scored_by = sorted(lists["model_version"].unique().to_pylist())
+        _write(night, "", lists.tonight)
+        _write(night, ".next_quarter", lists.next_quarter)
+        users = len(lists.tonight["user_id"].unique())
+        scored_by = ", ".join(sorted(lists.tonight["model_version"].unique().to_pylist()))
         night.record(
             "recommendations",
-            {"model_version": ", ".join(scored_by), "feature_service": champions or "none"},
+            {"model_version": scored_by, "feature_service": champions or "none"},
         )
-        context.log.info(f"{lists.num_rows:,} recommendations for {users:,} shoppers")
-        return MaterializeResult(
+        context.log.info(f"{lists.tonight.num_rows:,} recommendations for {users:,} shoppers")
+        known = {name: value for name, value in lists.quality.items() if isfinite(value)}
+        yield MaterializeResult(
+            asset_key=tonights.key,
             metadata={
-                "dagster/row_count": lists.num_rows,
+                "dagster/row_count": lists.tonight.num_rows,
                 "users": users,
-                "model_version": ", ".join(scored_by),
-            }
+                "model_version": scored_by,
+                "rules on the held-out days": MetadataValue.md(markdown(costs)),
+                **known,
+            },
+        )
+        yield MaterializeResult(
+            asset_key=next_quarters.key,
+            metadata={
+                "dagster/row_count": lists.next_quarter.num_rows,
+                "held against the last 90 days": foreseen(inputs),
+            },
         )
 
     return recommendations
+
+
+def _write(night: Night, name: str, lists: Any) -> None:
+    """Keep the lists of the night for its audit and publishing."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dated = lists.add_column(0, "night", pa.array([night.night] * lists.num_rows, pa.date32()))
+    path = night.paths.recommendations / f"{night.night}{name}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(dated, temporary)
+    temporary.replace(path)
+
+
+def markdown(table: Any) -> str:
+    """An Arrow table as a page shows it; what is no number is empty."""
+    rows = [table.column_names, ["---"] * table.num_columns]
+    for row in table.to_pylist():
+        rows.append(
+            [
+                (f"{value:.4f}" if isfinite(value) else "") if isinstance(value, float) else value
+                for value in row.values()
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

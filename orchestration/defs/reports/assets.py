@@ -41,6 +41,7 @@ def _published(shop: Shop) -> AssetsDefinition:
         *mart_keys(shop),
         *feature_keys(shop),
         key(shop, "models", "recommendations"),
+        key(shop, "models", "next_quarter"),
     ]
     # an archive gets no new nights, so it cannot go stale
     freshness = (
