@@ -149,7 +149,7 @@ def rerank(
     what a user need not buy again come after everything else, instead of leaving places empty.
     """
     parts = []
-    for start in range(0, len(ranked.users), _ROWS):
+    for start in range(0, max(1, len(ranked.users)), _ROWS):  # nobody has lists of no rows
         rows = slice(start, start + _ROWS)
         users, item, score = ranked.users[rows], ranked.ranking[rows], ranked.score[rows]
         chosen = choose(_worth(users, item, score, on, known, rules), item, on, rules, k)

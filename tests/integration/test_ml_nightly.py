@@ -221,7 +221,7 @@ def test_the_next_quarter_has_what_is_bought_again_and_what_is_new(shop, trained
 
 def test_each_rule_is_held_against_the_held_out_days(shop, trained):
     folder, _ = trained
-    rules = Rules.model_validate({"diversity": 1, "exploration": {"share": 0.2, "days": 40}})
+    rules = Rules.model_validate({"diversity": 5, "exploration": {"share": 0.2, "days": 40}})
     call = {"models": folder / "models", "feature_service": "recommender_v1", "rules": rules}
     rows = {row["rules"]: row for row in rule_costs(shop, **call).to_pylist()}
     assert list(rows) == ["no rules", "diversity", "exploration", "all rules"]
