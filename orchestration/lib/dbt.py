@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -29,14 +30,20 @@ MANIFEST = PROJECT / "target" / "manifest.json"
 def manifest() -> Path:
     """The manifest's path, made anew only when a file of the project is newer.
 
-    Dagster's own `prepare_if_dev` parses in every process that loads the definitions.
+    Dagster's own `prepare_if_dev` parses in every process that loads the definitions. One process
+    at a time looks and parses: dbt writes the file in place, and half of it is as new as all of it.
     """
     newest = max(path.stat().st_mtime for path in _sources())
-    if not MANIFEST.exists() or MANIFEST.stat().st_mtime < newest:
+    MANIFEST.parent.mkdir(exist_ok=True)
+    with MANIFEST.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if MANIFEST.exists() and MANIFEST.stat().st_mtime >= newest:
+            return MANIFEST
         command = [str(EXECUTABLE), "parse", "--quiet"]
         folder = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
         done = subprocess.run([*command, *folder], capture_output=True, text=True, check=False)
         if done.returncode:
+            MANIFEST.unlink(missing_ok=True)
             raise RuntimeError(f"dbt cannot parse {PROJECT}:\n{done.stdout}{done.stderr}")
     return MANIFEST
 

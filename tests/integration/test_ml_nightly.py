@@ -27,7 +27,10 @@ NEW = "i59"  # in the catalogue since the middle of March, not yet met by anybod
 
 @pytest.fixture(scope="module")
 def shop() -> NightInputs:
-    """Users visit items of their own taste, which the items' texts show; `nobody` did nothing."""
+    """Users visit items of their own taste, which the items' texts show, some again and again.
+
+    `nobody` did nothing.
+    """
     rng = np.random.default_rng(1)
     taste = np.arange(ITEMS) % TASTES
     n = 9000
@@ -36,6 +39,10 @@ def shop() -> NightInputs:
     item = np.where(
         own, rng.integers(0, ITEMS // TASTES, n) * TASTES + user % TASTES, rng.integers(0, ITEMS, n)
     )
+    staple = (
+        rng.integers(0, ITEMS // TASTES, (USERS, 2)) * TASTES + np.arange(USERS)[:, None] % TASTES
+    )
+    item = np.where(rng.random(n) < 0.4, staple[user, rng.integers(0, 2, n)], item)
     keep = item != ITEMS - 1
     seconds = rng.integers(0, 90 * 86_400, n)
     kind = np.where(rng.random(n) < 0.3, "purchase", "view")

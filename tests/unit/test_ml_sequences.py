@@ -68,7 +68,8 @@ def facts(events, cutoff):
     np.minimum.at(first, events.item, events.day)
     stats = stats_from_events(events, events, np.array([cutoff]), first)
     empty = np.zeros_like(stats[:1])
-    return ItemFacts(np.zeros((6, 2), np.float32), np.r_[empty, stats], np.array([cutoff]), first)
+    text, words = np.zeros((6, 2), np.float32), np.zeros((6, 0), np.float32)
+    return ItemFacts(text, words, np.r_[empty, stats], np.array([cutoff]), first)
 
 
 @settings(max_examples=200)
@@ -110,10 +111,11 @@ def test_statistics_count_the_past_of_each_day():
     day = int(np.datetime64(START, "D").astype(int))
     first = np.array([day, day + 1, 10**6, 10**6, 10**6, 10**6])
     stats = stats_from_events(events, events, np.array([day, day + 1, day + 9]), first)
-    week, _, ever, _, age = np.moveaxis(np.expm1(stats)[:, :2], 2, 0).round(4)
+    week, _, ever, _, age = np.moveaxis(np.expm1(stats)[:, :2, :5], 2, 0).round(4)
     assert week.tolist() == [[0, 0], [1, 0], [0, 0]]
     assert ever.tolist() == [[0, 0], [1, 0], [2, 1]]
     assert age.tolist() == [[0, 0], [1, 0], [9, 8]]
+    assert stats[:, :3, 5].tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]  # met by nobody yet
 
 
 @given(rows)
