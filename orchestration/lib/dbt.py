@@ -31,20 +31,22 @@ def manifest() -> Path:
     """The manifest's path, made anew only when a file of the project is newer.
 
     Dagster's own `prepare_if_dev` parses in every process that loads the definitions. One process
-    at a time looks and parses: dbt writes the file in place, and half of it is as new as all of it.
+    at a time looks and parses, and the file is whole or absent: dbt writes in place, and half of a
+    manifest is as new as all of it.
     """
     newest = max(path.stat().st_mtime for path in _sources())
-    MANIFEST.parent.mkdir(exist_ok=True)
-    with MANIFEST.with_suffix(".lock").open("w") as lock:
+    parsed = MANIFEST.parent / "parsed"
+    parsed.mkdir(parents=True, exist_ok=True)
+    with (parsed / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if MANIFEST.exists() and MANIFEST.stat().st_mtime >= newest:
             return MANIFEST
-        command = [str(EXECUTABLE), "parse", "--quiet"]
-        folder = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-        done = subprocess.run([*command, *folder], capture_output=True, text=True, check=False)
+        folders = ["--project-dir", PROJECT, "--profiles-dir", PROJECT, "--target-path", parsed]
+        command = [str(each) for each in (EXECUTABLE, "parse", "--quiet", *folders)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            MANIFEST.unlink(missing_ok=True)
             raise RuntimeError(f"dbt cannot parse {PROJECT}:\n{done.stdout}{done.stderr}")
+        (parsed / MANIFEST.name).replace(MANIFEST)
     return MANIFEST
 
 
