@@ -663,13 +663,19 @@ _RECOMMENDATIONS = [
     _blocking(
         "recommendations.users.everyone",
         "recommendations",
-        f"every user gets {TOP_K} items, or all that anybody gets if that is fewer: what is sold "
-        "out or blocked by a rule is on no list",
+        f"every user gets {TOP_K} items, or all in the catalogue that are not sold out; in a shop "
+        f"of fewer than {2 * TOP_K} whose rules may block some, all that anybody gets",
         Rows(
             f"""
+            WITH stock AS (
+              SELECT count(*) AS there,
+                     CASE WHEN getvariable('has_rules') AND there < {2 * TOP_K}
+                       THEN greatest(1, (SELECT count(DISTINCT item_id) FROM {{batch}}))
+                       ELSE there END AS listed
+              FROM dim_items WHERE is_catalogued AND NOT is_sold_out
+            )
             SELECT user_id, count(item_id) AS items,
-                   greatest(1, least({TOP_K}, (SELECT count(DISTINCT item_id) FROM {{batch}})))
-                     AS expected
+                   least({TOP_K}, (SELECT listed FROM stock)) AS expected
             FROM dim_users LEFT JOIN {{batch}} USING (user_id) GROUP BY user_id
             HAVING items <> expected
             """,

@@ -73,6 +73,7 @@ def _variables(shop: Shop, night: date, since: date) -> list[str]:
         "night_end": f"TIMESTAMP {literal(night + timedelta(days=1))}",
         "start": f"TIMESTAMP {literal(shop.start)}",
         "currency": literal(shop.currency),
+        "has_rules": (shop.folder / "rules.yml").exists(),
         "max_quarantine_share": shop.thresholds.max_quarantine_share,
         "max_revenue_drop": shop.thresholds.max_revenue_drop,
         "max_user_drop": shop.thresholds.max_user_drop,

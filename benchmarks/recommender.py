@@ -34,9 +34,9 @@ from core.paths import Paths
 from core.shop import load_shop
 from ml import registry
 from ml.baselines import popularity
+from ml.device import device
 from ml.evaluate import Evaluation, Scorer, evaluate
 from ml.recommender.tower import IDS
-from ml.recommender.train import device
 
 COLUMNS = {
     "NDCG@10": ("ndcg", 10),

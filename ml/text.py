@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from ml import ModelError
+from ml.device import device, multiplies_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,11 @@ def encoder_folder(encoder: str) -> str:
 
 
 def half_precision() -> bool:
-    """Whether this device multiplies bfloat16 natively: twice as fast, and vectors that differ.
+    """Whether texts are embedded in bfloat16: twice as fast, and vectors that differ.
 
     Their cosine with those of float32 is above 0.999 (benchmarks/embedding.py).
     """
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return multiplies_bfloat16(device())
 
 
 def embed(texts: list[str], encoder: str = DEFAULT_ENCODER, batch_tokens: int = 1536) -> np.ndarray:
@@ -63,7 +62,7 @@ def embed(texts: list[str], encoder: str = DEFAULT_ENCODER, batch_tokens: int = 
     padded, and holds at most `batch_tokens` of them or one text.
     Raises ModelError when the encoder cannot be loaded.
     """
-    model = _load(encoder)
+    model = load(encoder, device())
     limit = model.max_seq_length
     tokens = model.tokenizer(texts, truncation=limit is not None, max_length=limit)["input_ids"]
     order = sorted(range(len(texts)), key=lambda i: (-len(tokens[i]), texts[i]))
@@ -84,8 +83,8 @@ def embed(texts: list[str], encoder: str = DEFAULT_ENCODER, batch_tokens: int = 
     return vectors
 
 
-def _load(encoder: str) -> Any:
-    """The SentenceTransformer, on the device there is."""
+def load(encoder: str, at: torch.device) -> Any:
+    """The SentenceTransformer on a device; raises ModelError when it cannot be loaded."""
     folder = encoder_folder(encoder)
     if Path(folder).exists():
         # A local model must not ask a hub for anything; has to be set before the first import.
@@ -95,7 +94,7 @@ def _load(encoder: str) -> Any:
 
     transformers_logging.disable_progress_bar()  # our own log says how far it is
     try:
-        return SentenceTransformer(folder).eval()
+        return SentenceTransformer(folder, device=str(at)).eval()
     except Exception as error:
         raise ModelError(
             f"cannot load the text encoder '{encoder}': name a sentence-transformers folder, or a "

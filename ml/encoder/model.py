@@ -6,7 +6,6 @@ a step then costs the last layers alone, whatever the encoder is.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ml import ModelError
-from ml.text import encoder_folder
+from ml.text import load
 
 _BATCH = 64
 
@@ -38,7 +37,7 @@ class Encoder:
         encoder cannot be cut in two, they are computed at every step. Raises ModelError when the
         encoder cannot be loaded.
         """
-        self.whole = _load(name).eval().to(device)
+        self.whole = load(name, device)
         self.device = device
         self.network = self.whole.transformers_model
         self.tokens = _tokens(self.whole, texts, max_tokens)
@@ -168,23 +167,6 @@ class _Cut:
 class _Given(nn.Module):
     def forward(self, inputs_embeds: Tensor, **_: object) -> Tensor:
         return inputs_embeds
-
-
-def _load(name: str):  # type: ignore[no-untyped-def]  # sentence-transformers is imported late
-    folder = encoder_folder(name)
-    if Path(folder).exists():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    try:
-        return SentenceTransformer(folder, device="cpu")
-    except Exception as error:
-        raise ModelError(
-            f"cannot load the text encoder '{name}': name a sentence-transformers folder, or a "
-            f"hub id while the hub can be reached ({error})"
-        ) from error
 
 
 def _tokens(whole, texts: list[str], max_tokens: int) -> list[list[int]]:  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ml import ModelError, TooLittleHistory, parallel
+from ml.device import device
 from ml.encoder.model import Encoder
 from ml.encoder.pairs import Lessons, hard_negatives, recall
 from ml.metrics import Estimate, mean_with_interval
@@ -120,7 +121,7 @@ def fine_tune(
     for who, pairs in (("to learn from", lessons.learn), ("to judge by", lessons.judge)):
         if not len(pairs.user):
             raise TooLittleHistory(f"no shopper's next item is there {who}: the encoder stays")
-    at = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    at = device()
     torch.use_deterministic_algorithms(at.type == "cpu")
     layers = None if config.mode == FULL else config.last_layers
     encoder = Encoder(config.encoder, texts, layers, config.max_tokens, config.max_kept, at)

@@ -121,6 +121,8 @@ def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> 
     step = np.arange(MAX_TRUTH)
     drawn = (rng.random((len(low), MAX_TRUTH)) * count).astype(np.int64)
     offset = np.where(count > MAX_TRUTH, drawn, np.minimum(step, count - 1))
+    # no place that is empty everywhere: the loss looks at each of them
+    step, offset = (each[..., : count.max(initial=1)] for each in (step, offset))
     truth = data.target_item[low[:, None] + offset]
     there = (step < count) & (facts.first_day[truth] < asof[:, None])
     weight = there / np.maximum(there.sum(axis=1, keepdims=True), 1)

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ml.device import multiplies_bfloat16
+
 _NEVER = -1e4
 """A score whose exponential is 0 in every precision."""
 _ABOVE = 70.0
@@ -130,8 +132,7 @@ def cross_entropy(
 
 def precision(at: torch.device) -> torch.dtype:
     """What the largest products are computed in: bfloat16 where the processor multiplies in it."""
-    fast = at.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if multiplies_bfloat16(at) else torch.float32
 
 
 class _CrossEntropy(torch.autograd.Function):

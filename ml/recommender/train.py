@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ml import ModelError, TooLittleHistory
+from ml.device import device
 from ml.recommender.data import Examples, ItemFacts, epoch
 from ml.recommender.loss import cross_entropy, precision, sampled
 from ml.recommender.model import Recommender
@@ -176,6 +177,8 @@ def train(
             if now.step == total:
                 break
             if checkpoint and now.step % config.checkpoint_every == 0:
+                if pending:
+                    _mean(pending, now.step, config)  # what has diverged is not to be resumed
                 now.pending = [loss.item() for loss in pending]
                 _save(checkpoint, model, optimiser, config, run)
         else:
@@ -232,11 +235,6 @@ def _judge(judge: Judge, model: Recommender, run: Run, log: Callable[[str], obje
     log(f"after epoch {len(run.curves.judged)}: judged {score:.4f}")
     if score >= max(run.curves.judged):
         run.best = {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def device() -> torch.device:
-    """CUDA when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(data: Examples, facts: ItemFacts, config: Config) -> Recommender:

@@ -9,7 +9,7 @@ from orchestration.defs.sensors import dead_runs_sensor, late_files_sensor
 
 
 def shop_definitions(shop: Shop) -> Definitions:
-    """Assets, checks, job, schedule and sensor of one shop, all under its name."""
+    """Assets, checks, jobs, schedule and sensors of one shop, all under its name."""
     job = nightly_job(shop)
     return Definitions(
         assets=[
@@ -20,7 +20,7 @@ def shop_definitions(shop: Shop) -> Definitions:
             *reports.assets(shop),
         ],
         asset_checks=quality.checks(shop),
-        jobs=[job],
+        jobs=[job, models.search_job(shop)],
         # an archive is complete: no new night will come, so there is nothing to schedule
         schedules=[] if shop.end else [nightly_schedule(shop, job)],
         sensors=[late_files_sensor(shop, job), dead_runs_sensor(shop)],

@@ -68,47 +68,12 @@ def run_backfill(name: str, first: date, last: date) -> bool:
 
 
 def run_search(name: str, night: date | None, trials: int, seconds: float) -> bool:
-    """Look for better settings of a shop's recommender, on days before the held-out ones."""
-    from ml import ModelError
-    from ml.search import PRESENT, SPACE, recommender, search
-    from orchestration.defs.models.assets import SEED
-    from orchestration.lib.inputs import night_inputs, recommender_service
-    from orchestration.lib.night import Night, is_held
-
+    """Look for better settings of a shop's recommender: a run of its job, shown in the UI."""
     shop = load_shop(name)
-    paths = Paths(shop.name)
     chosen = shop.check_night(night or shop.default_night or shop.end or _yesterday())
-    earlier = chosen - timedelta(days=shop.recommender.holdout_days)
-    tonight = Night(shop, paths, shop.check_night(earlier))
-    if is_held(paths):
-        raise ShopError(f"a night of {name} is running: search when it is over")
-    if not paths.warehouse.exists():
-        raise ShopError(f"{name} has no night yet: run one first, make run SHOP={name}")
-    study = paths.home / "search" / f"recommender-{chosen}.db"
-    try:
-        found = search(
-            recommender(night_inputs(tonight, recommender_service(tonight)), SEED),
-            SPACE,
-            PRESENT | dict(shop.recommender.settings),
-            study,
-            trials=trials,
-            seconds=seconds,
-            seed=SEED,
-            log=lambda text: print(text, flush=True),
-        )
-    except ModelError as error:
-        print(error, file=sys.stderr)
-        return False
-    now = "diverged" if found.present is None else f"{found.present:.4f}"
-    print(
-        f"NDCG@10 on the days before the held-out ones: {found.value:.4f} at best, {now} with the "
-        f"present settings; {found.finished} trials finished, {found.pruned} pruned, in {study}"
-    )
-    if found.present is None or found.value > found.present:
-        print(f"To use it, in shops/{name}/shop.yml:\n  recommender:\n    settings:")
-        for setting, value in found.settings.items():
-            print(f"      {setting}: {value:.4g}")
-    return True
+    budget = {"night": chosen.isoformat(), "trials": trials, "seconds": seconds}
+    config = {"ops": {f"{name}_search_settings": {"config": budget}}}
+    return not _run_job(shop, f"{name}_search", config)
 
 
 def run_ui(port: int) -> bool:
@@ -164,7 +129,7 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     checks = paths.audit(last) / "data_docs" / "index.html"
     before, checks_before = _stamp(paths.marts), _stamp(checks)
     try:
-        reasons = _run_job(shop, first, last)
+        reasons = _run_night(shop, first, last)
     except Exception as error:
         # Dagster could not even keep its own record: on a disk without space, for one
         reasons = [f"{type(error).__name__}: {error}"]
@@ -179,20 +144,13 @@ def _execute(shop: Shop, first: date, last: date) -> bool:
     return not reasons
 
 
-def _run_job(shop: Shop, first: date, last: date) -> list[str]:
-    """Run the job in this process; the errors of the steps that failed."""
-    prepare_environment()
-    warnings.filterwarnings("ignore", message="sqlglot")
-    from dagster import DagsterInstance
+def _run_night(shop: Shop, first: date, last: date) -> list[str]:
+    """Run the nightly job in this process; the errors of the steps that failed."""
     from dagster._core.storage.tags import (
         ASSET_PARTITION_RANGE_END_TAG,
         ASSET_PARTITION_RANGE_START_TAG,
     )
 
-    from orchestration.definitions import defs
-    from orchestration.lib.dead_runs import end_dead_runs
-
-    job = defs.resolve_job_def(f"{shop.name}_night")
     # one partition, or a range of them in one run
     tags = {
         ASSET_PARTITION_RANGE_START_TAG: first.isoformat(),
@@ -201,10 +159,26 @@ def _run_job(shop: Shop, first: date, last: date) -> list[str]:
     nights: dict[str, Any] = (
         {"partition_key": last.isoformat()} if first == last else {"tags": tags}
     )
+    return _run_job(shop, f"{shop.name}_night", {}, **nights)
+
+
+def _run_job(shop: Shop, name: str, config: dict[str, Any], **how: Any) -> list[str]:
+    """Run a job in this process; the errors of the steps that failed."""
+    prepare_environment()
+    warnings.filterwarnings("ignore", message="sqlglot")
+    from dagster import DagsterInstance
+
+    from orchestration.definitions import defs
+    from orchestration.lib.dead_runs import end_dead_runs
+
+    job = defs.resolve_job_def(name)
     with servers(), DagsterInstance.get() as instance:
         end_dead_runs(instance, shop.name)
         result = job.execute_in_process(
-            run_config={"loggers": {"night": {}}}, instance=instance, raise_on_error=False, **nights
+            run_config={"loggers": {"night": {}}, **config},
+            instance=instance,
+            raise_on_error=False,
+            **how,
         )
     failed = [event for event in result.all_events if event.is_step_failure]
     errors = [event.step_failure_data.error for event in failed]

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ml.encoder.nightly import EncoderInputs
     from ml.nightly import NightInputs
 
+SEED = 20
+"""Of every model that a night trains."""
 RECOMMENDER_SERVICE = "recommender_v1"
 """The recommender's item features with the texts as the encoder came."""
 

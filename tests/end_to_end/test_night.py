@@ -223,6 +223,19 @@ def test_readers_see_only_whole_nights(copied: Place) -> None:
     assert newest == date(2026, 6, 30)
 
 
+def test_a_search_for_settings_is_a_job_that_goes_on_where_it_stopped(copied: Place) -> None:
+    before = _sha(copied.home() / "marts.duckdb")
+    first = copied("search", "--trials", "1")
+    assert first.code == 0, first.out
+    assert "trial 0" in first.out and "1 trials finished, 0 pruned" in first.out
+    again = copied("search", "--trials", "1")
+    assert again.code == 0 and "1 of 1 trials are done" in again.out
+    assert "trial 0" not in again.out and "1 trials finished" in again.out
+    assert _sha(copied.home() / "marts.duckdb") == before
+    nothing = copied("search", "--shop", "online_retail", "--trials", "1")
+    assert nothing.code == 1 and "online_retail has no night yet" in nothing.out
+
+
 def test_asking_wrongly_is_answered_plainly(tmp_path: Path) -> None:
     place = Place(tmp_path)
     no_shop = place("run", "--shop", "nowhere")

@@ -412,6 +412,14 @@ FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
         "items 0, expected 50",
     ),
     (
+        "recommendations.users.everyone",
+        "the same thirty items for everybody",
+        _rewrite(
+            RECOMMENDATIONS, "SELECT * REPLACE ('item' || rank AS item_id) FROM t WHERE rank <= 30"
+        ),
+        "items 30, expected 50",
+    ),
+    (
         "recommendations.scores.probabilities",
         "scores that are no probabilities",
         _rewrite(RECOMMENDATIONS, "SELECT * REPLACE (-score AS score) FROM t"),

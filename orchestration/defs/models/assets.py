@@ -16,11 +16,10 @@ from dagster import (
 )
 
 from core.shop import Shop
+from orchestration.lib.inputs import SEED
 from orchestration.lib.keys import OWNERS, feature_keys, key, step
 from orchestration.lib.night import Night, tonight
 from orchestration.lib.plots import picture
-
-SEED = 20
 
 
 def assets(shop: Shop) -> list[AssetsDefinition]:
