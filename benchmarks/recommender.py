@@ -36,7 +36,7 @@ from ml import registry
 from ml.baselines import popularity
 from ml.device import device
 from ml.evaluate import Evaluation, Scorer, evaluate
-from ml.recommender.tower import IDS
+from ml.recommender.tower import BOTH, IDS, TEXT
 
 COLUMNS = {
     "NDCG@10": ("ndcg", 10),
@@ -108,6 +108,10 @@ def section(shop: str, scale: str, raw: Path | None) -> str | None:
     )
 
 
+ALONE = {IDS: "ids alone", TEXT: "texts alone", BOTH: "ids and texts in one network"}
+"""What a tower is called in the tables."""
+
+
 def published_protocol(folder: Path, seeds: int) -> list[str]:
     """The parts of a page about the folder's sequences: every model, masked and not, cold items."""
     split = loo.read(folder)
@@ -153,7 +157,7 @@ def baseline_rows(split: loo.Split) -> list[Row]:
 
 
 def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> list[Row]:
-    """The recommender: each tower alone, both, all seeds together, and refitted."""
+    """The recommender: each tower alone, all of them, all seeds together, and refitted."""
     config = replace(loo.RECIPE, towers=loo.RECIPE.towers if text is not None else (IDS,))
     truth = split.truth(loo.LAST)
     rows: dict[str, Row] = {}
@@ -170,12 +174,17 @@ def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> list[
         seconds = perf_counter() - began
         model, facts = fitted.model, fitted.facts
         for number, kind in enumerate(model.shape.towers if len(model.towers) > 1 else ()):
-            add(f"{kind} alone", loo.ask(split, model.alone(number), facts), seconds)
-        name = f"perennial ({' and '.join(model.shape.towers)})"
+            add(ALONE[kind], loo.ask(split, model.alone(number), facts), seconds)
+        name = f"perennial (towers of {' and '.join(model.shape.towers)})"
         scorers.append(loo.ask(split, model, facts))
         add(name, scorers[-1], seconds)
         if seed:
             continue
+        if text is not None and TEXT not in config.towers:
+            began = perf_counter()
+            other = loo.network(split, text, replace(config, towers=(TEXT,)))
+            seconds = perf_counter() - began
+            add(ALONE[TEXT] + ", seed 0", loo.ask(split, other.model, other.facts), seconds)
         began = perf_counter()
         refit = loo.network(split, text, replace(config, max_epochs=fitted.epochs), loo.LAST)
         seconds = perf_counter() - began
@@ -264,7 +273,7 @@ def main() -> None:
         return
     try:
         parts = published_protocol(asked.data, asked.seeds)
-    except FileNotFoundError as error:
+    except loo.BadFolder as error:
         raise SystemExit(str(error)) from error
     title = "The recommender in the protocol of published tables"
     publish(title, parts, [*libraries, "implicit"], asked.write, f"recommender_{asked.data.name}")

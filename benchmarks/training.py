@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lib.leave_one_out import (
+    AHEAD,
     JUDGED,
     KS,
     RECIPE,
@@ -188,7 +189,7 @@ def main() -> None:
     split = read(folder)
     learn = split.training
     facts = item_facts(split, learn, None)[0]
-    data = examples(learn, learn, VALID, 1)
+    data = examples(learn, learn, VALID, AHEAD)
     truth = some(split.truth(VALID), JUDGED)
     config = replace(RECIPE, towers=(IDS,), max_epochs=asked.epochs)
     courses = {"ours": ours(data, facts, truth, config)}

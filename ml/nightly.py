@@ -245,6 +245,7 @@ class Validation:
     """What a training reads, and the held-out days to judge it on."""
 
     inputs: NightInputs
+    events: Events
     data: Examples
     facts: ItemFacts
     scale: Scale
@@ -254,14 +255,19 @@ class Validation:
         """What there is to keep of a network trained on this."""
         return Learned.of(model, self.data, self.inputs.input_events, self.scale, self.lexicon)
 
+    def scorer(self, model: Recommender) -> Scorer:
+        """A network's scores as of the first held-out day."""
+        then = _facts_then(self.inputs, self.events, self.lexicon, self.scale)
+        ready = self.learned(model).on(self.events.items, then)
+        return scorer(ready, self.data, then, self.inputs.cutoff)
+
+    def held_out(self) -> HeldOut:
+        """What is to be foreseen on the held-out days."""
+        return _held_out(self.inputs, self.events, self.facts)
+
     def ndcg(self, model: Recommender) -> float:
         """NDCG@10 of a network on the held-out days, as the mean over users."""
-        events = _events(self.inputs)
-        then = _facts_then(self.inputs, events, self.lexicon, self.scale)
-        score = scorer(
-            self.learned(model).on(events.items, then), self.data, then, self.inputs.cutoff
-        )
-        found = evaluate("", score, _held_out(self.inputs, events, self.facts))
+        found = evaluate("", self.scorer(model), self.held_out())
         return float(found.ndcg.mean()) if len(found.ndcg) else 0.0
 
 
@@ -276,7 +282,7 @@ def validation(inputs: NightInputs, like: Learned | None = None) -> Validation:
     lexicon = like.lexicon if like else _lexicon(inputs, events, features)
     known = like.scale if like else None
     facts, scale = _facts(inputs, events, features, inputs.cutoff, lexicon, known)
-    return Validation(inputs, data, facts, scale, lexicon)
+    return Validation(inputs, events, data, facts, scale, lexicon)
 
 
 def champion_service(models: Path, night: date) -> str | None:

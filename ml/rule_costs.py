@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from ml.evaluate import held_out
 from ml.list_quality import quality
 from ml.metrics import mean_with_interval, ndcg_at
-from ml.next_quarter import compare
+from ml.next_quarter import Comparison, compare
 from ml.nightly import NightInputs, pool_of, ranker
 from ml.recommender.rank import Ranked
 from ml.repurchase import learn
@@ -86,13 +86,12 @@ def rule_costs(
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def foreseen(inputs: NightInputs) -> str:
+def foreseen(inputs: NightInputs) -> Comparison | str:
     """How the repeats of `ml.next_quarter` did on the last 90 days, or why that is not known."""
     purchases = inputs.events.filter(pc.equal(inputs.events["event_type"], "purchase"))
     users, items = sorted_ids(purchases["user_id"]), sorted_ids(purchases["item_id"])
     bought = from_arrow(purchases, users, items, ["purchase"]).between(None, inputs.end)
-    found = compare(bought, numbered(column_of(inputs.items, items, "category_path")), inputs.end)
-    return found if isinstance(found, str) else found.text
+    return compare(bought, numbered(column_of(inputs.items, items, "category_path")), inputs.end)
 
 
 def _of(part: Ranked, users: np.ndarray) -> Ranked:

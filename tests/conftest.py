@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Servers, running, why_not
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # two trainings at once on two threads each would mostly wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# how long an example takes is a matter of what else the machine does
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"

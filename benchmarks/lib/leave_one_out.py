@@ -26,6 +26,7 @@ from ml.recommender.data import ItemFacts, examples
 from ml.recommender.files import Learned, Scale
 from ml.recommender.model import Recommender
 from ml.recommender.rank import scorer
+from ml.recommender.tower import BOTH, IDS
 from ml.recommender.train import Config, train
 from ml.sequences import Events, from_arrow, sorted_ids
 from ml.text import embed
@@ -39,6 +40,10 @@ MET = "met"
 COLUMNS = ("user_id", "position", "item_id")
 EASE_ITEMS = 25_000
 """EASE holds several matrices of items x items: 2.5 GB each with this many."""
+
+
+class BadFolder(Exception):
+    """What is wrong with a folder of sequences, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,13 @@ class Split:
 
 
 def read(folder: Path) -> Split:
-    """The split of a folder; raises FileNotFoundError without sequences as they should be."""
+    """The split of a folder; raises BadFolder without sequences that have an order."""
     file = folder / "sequences.parquet"
     if not file.exists() or not {*COLUMNS} <= {*pq.read_schema(file).names}:
         needed = ", ".join(COLUMNS)
-        raise FileNotFoundError(f"{file} is not there or not right: {needed} are needed")
+        raise BadFolder(f"{file} is not there or not right: {needed} are needed")
     with duckdb.connect() as connection:
+        check(connection, file)
         events = connection.sql(
             """
             SELECT user_id::VARCHAR AS user_id, item_id::VARCHAR AS item_id, ? AS event_type,
@@ -90,6 +96,28 @@ def read(folder: Path) -> Split:
         place = pc.index_in(items, about["item_id"].combine_chunks())
         about = pc.fill_null(about["text"].combine_chunks().take(place), "")
     return Split(from_arrow(events, sorted_ids(events["user_id"]), items, (MET,)), about)
+
+
+def check(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Raises BadFolder when there are no rows, or some that say too little or too much."""
+    rows, whole, places = connection.execute(
+        """
+        SELECT count(*), count(*) FILTER (WHERE user_id IS NOT NULL AND position IS NOT NULL
+                                          AND item_id IS NOT NULL),
+               count(DISTINCT (user_id, position))
+        FROM read_parquet(?)
+        """,
+        [str(file)],
+    ).fetchall()[0]
+    if not rows:
+        raise BadFolder(f"{file} holds no rows")
+    if whole < rows:
+        raise BadFolder(f"{file}: {rows - whole:,} rows lack a user_id, a position or an item_id")
+    if places < rows:
+        raise BadFolder(
+            f"{file}: {rows - places:,} rows repeat a user's position: which of them came first "
+            "cannot be known; number each user's rows 1, 2, 3, ..."
+        )
 
 
 def item_texts(connection: duckdb.DuckDBPyConnection, file: Path) -> pa.Table:
@@ -174,17 +202,22 @@ def metric(found: Evaluation, name: str, k: int, masked: bool = True) -> float:
 
 RECIPE = Config(
     max_steps=10_000_000,
-    max_epochs=12,
+    max_epochs=16,
     max_length=50,
     dim=128,
-    dropout=0.5,
+    dropout=0.4,
+    towers=(IDS, BOTH),
+    id_dropout=0.1,
+    fade=0.6,
     batch_size=256,
-    learning_rate=3e-3,
+    learning_rate=2e-3,
     weight_decay=0.0,
     warmup=0.05,
     log_every=50,
 )
 """Chosen on the validation items of Amazon Beauty (the ablations in results/)."""
+AHEAD = 5
+"""Items that a moment foresees in training: their order is partly chance."""
 JUDGED = 6000
 """Users by whose validation items the best epoch is chosen."""
 
@@ -238,7 +271,7 @@ def network(split: Split, text: np.ndarray | None, config: Config, until: int = 
     """
     learn = split.events.between(None, until)
     known, scale, lexicon = item_facts(split, learn, text)
-    data = examples(learn, learn, until, 1)
+    data = examples(learn, learn, until, AHEAD)
     truth = some(split.truth(VALID), JUDGED)
 
     def judge(model: Recommender) -> float:

@@ -98,14 +98,17 @@ class Moments:
     truth: np.ndarray
     """int64 [N, M]"""
     weight: np.ndarray
-    """float32 [N, M]: 1 / number of truths, 0 for an empty place"""
+    """float32 [N, M]: adds up to 1 over the truths of a moment, 0 for an empty place"""
 
 
-def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> Moments:
+def draw_moments(
+    data: Examples, facts: ItemFacts, rng: np.random.Generator, fade: float = 1.0
+) -> Moments:
     """One moment for each visited day of each user, where something follows within the horizon.
 
     The day is drawn from those between this visit and the next one (at most `horizon` before it),
-    so that the network learns what a pause means. Truths not yet in the catalogue are left out.
+    so that the network learns what a pause means. Truths not yet in the catalogue are left out; one
+    a day later than another weighs `fade` times as much.
     """
     last = np.flatnonzero(data.until >= 0)
     until = data.until[last]
@@ -115,7 +118,7 @@ def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> 
     low = np.searchsorted(data.target_key, key)
     high = np.searchsorted(data.target_key, key + data.horizon)
     keep = high > low
-    last, asof, low, high = last[keep], asof[keep], low[keep], high[keep]
+    last, asof, low, high, key = (each[keep] for each in (last, asof, low, high, key))
 
     count = (high - low)[:, None]
     step = np.arange(MAX_TRUTH)
@@ -125,8 +128,9 @@ def draw_moments(data: Examples, facts: ItemFacts, rng: np.random.Generator) -> 
     step, offset = (each[..., : count.max(initial=1)] for each in (step, offset))
     truth = data.target_item[low[:, None] + offset]
     there = (step < count) & (facts.first_day[truth] < asof[:, None])
-    weight = there / np.maximum(there.sum(axis=1, keepdims=True), 1)
+    weight = there * fade ** (data.target_key[low[:, None] + offset] - key[:, None])
     some = there.any(axis=1)
+    weight = weight / np.where(some, weight.sum(axis=1), 1)[:, None]
     return Moments(last[some], asof[some], truth[some], weight[some].astype(np.float32))
 
 
@@ -153,13 +157,14 @@ def epoch(
     batch_size: int,
     rng: np.random.Generator,
     valid: bool = False,
+    fade: float = 1.0,
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """All windows with something to learn, once, in random batches of windows of similar length.
 
     One user in `VALID_EVERY` is never trained on; `valid` gives the windows of those instead.
     Yields the batch, its truths int64 [N, M] and their weights float32 [N, M].
     """
-    moments = draw_moments(data, facts, rng)
+    moments = draw_moments(data, facts, rng, fade)
     start, stop = windows(data, max_length, rng)
     first = np.searchsorted(moments.last, start)
     final = np.searchsorted(moments.last, stop)

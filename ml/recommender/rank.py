@@ -14,6 +14,8 @@ from ml.recommender.data import Examples, ItemFacts, latest_batch
 from ml.recommender.model import Recommender
 
 CHUNK = 1024
+ALIKE = 256
+"""Users of histories alike in length who are read together: little of it is padding."""
 MAX_SCORES = 1 << 25
 
 
@@ -32,13 +34,20 @@ class Ranked:
 def scorer(model: Recommender, data: Examples, facts: ItemFacts, asof_day: int) -> Scorer:
     """Scores of all items for users as of the beginning of a day; every user must have an event."""
     model = model.eval()
+    at = next(model.parameters()).device
+    length = np.diff(data.events.offsets)
     with torch.no_grad():
         items = model.item_vectors()
 
     def score(users: np.ndarray) -> torch.Tensor:
-        batch = latest_batch(data, facts, users, asof_day, model.shape.max_length)
-        with torch.no_grad():
-            return model(batch, items)
+        scores = torch.empty(len(users), len(facts.first_day))
+        order = np.argsort(length[users], kind="stable")
+        for start in range(0, len(users), ALIKE):
+            some = order[start : start + ALIKE]
+            batch = latest_batch(data, facts, users[some], asof_day, model.shape.max_length)
+            with torch.no_grad():
+                scores[torch.from_numpy(some)] = model(batch.to(at), items).cpu()
+        return scores
 
     return score
 
@@ -59,7 +68,7 @@ def best(
     """
     length = np.diff(data.events.offsets)
     by_model = np.flatnonzero(length > 0) if model is not None else np.zeros(0, np.int64)
-    by_model = by_model[np.argsort(-length[by_model], kind="stable")]  # little padding in a chunk
+    by_model = by_model[np.argsort(-length[by_model], kind="stable")]
     size = max(1, min(CHUNK, MAX_SCORES // max(1, len(candidates))))
     hidden = torch.from_numpy(~candidates)
     if model is not None:

@@ -46,6 +46,8 @@ class Config:
     """what each of the networks that are asked together knows an item by"""
     id_dropout: float = 0.2
     """share of items that a tower of both knows by their text alone in a step"""
+    fade: float = 1.0
+    """how much a truth weighs beside one a day earlier"""
     batch_size: int = 128
     """windows of up to `max_length` events"""
     learning_rate: float = 6e-3
@@ -72,6 +74,8 @@ class Config:
             raise ModelError(f"towers must be some of {', '.join(KINDS)}, not {self.towers}")
         if self.max_length < 2:
             raise ModelError("max_length must be at least 2: one event is no sequence")
+        if not 0 < self.fade <= 1:
+            raise ModelError(f"fade must be in (0, 1], not {self.fade}")
         for name in ("dropout", "id_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ModelError(f"{name} must be in [0, 1), not {getattr(self, name)}")
@@ -281,7 +285,8 @@ def _batches(
 ) -> Iterator[tuple[Batch, torch.Tensor, torch.Tensor]]:
     """The batches of one epoch: they depend on the seed and the epoch's number alone."""
     rng = np.random.default_rng([config.seed, number])
-    return epoch(data, facts, config.max_length, config.batch_size, rng, valid)
+    size = (config.max_length, config.batch_size)
+    return epoch(data, facts, *size, rng, valid, config.fade)
 
 
 @torch.no_grad()

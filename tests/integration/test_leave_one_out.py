@@ -70,14 +70,40 @@ def test_the_split_is_the_published_one(tmp_path: Path) -> None:
 def test_a_page_of_any_folder(tmp_path: Path) -> None:
     write(tmp_path / "with")
     page = "\n".join(recommender.published_protocol(tmp_path / "with", 2))
-    for row in ("popularity", "EASE", "ids alone", "perennial (ids and text)", "2 seeds together"):
+    for row in (
+        "popularity",
+        "EASE",
+        "ids alone",
+        "texts alone, seed 0",
+        "perennial (towers of ids and both)",
+        "2 seeds together",
+    ):
         assert f"| {row}" in page or f"the same, {row}" in page
     assert "Items that nobody met" in page
     write(tmp_path / "without", texts=False)
     page = "\n".join(recommender.published_protocol(tmp_path / "without", 1))
-    assert "| perennial (ids)" in page and "nobody met\n" not in page
-    with pytest.raises(FileNotFoundError, match="user_id, position, item_id are needed"):
+    assert "| perennial (towers of ids)" in page and "nobody met\n" not in page
+    with pytest.raises(loo.BadFolder, match="user_id, position, item_id are needed"):
         recommender.published_protocol(tmp_path / "nowhere", 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no rows"),
+        ([("a", 1, "x"), ("a", 2, None)], "1 rows lack"),
+        ([("a", 1, "x"), (None, 2, "y")], "1 rows lack"),
+        ([("a", 1, "x"), ("a", 1, "y")], "1 rows repeat a user's position"),
+    ],
+)
+def test_rows_that_no_order_can_be_made_of(tmp_path: Path, rows: list[tuple], said: str) -> None:
+    columns = [[row[at] for row in rows] for at in range(3)]
+    kinds = (pa.string(), pa.int64(), pa.string())
+    arrays = [pa.array(each, kind) for each, kind in zip(columns, kinds, strict=True)]
+    table = pa.table(arrays, names=list(loo.COLUMNS))
+    pq.write_table(table, tmp_path / "sequences.parquet")
+    with pytest.raises(loo.BadFolder, match=said):
+        loo.read(tmp_path)
 
 
 def test_nothing_of_the_future_is_learned(tmp_path: Path) -> None:

@@ -94,6 +94,25 @@ def test_a_moment_knows_only_its_past_and_foresees_only_its_future(rows, day, ho
         assert weight.sum() == pytest.approx(1, abs=1e-5)
 
 
+@given(rows, st.integers(0, 5), st.sampled_from([0.01, 0.4, 1.0]))
+def test_a_later_truth_weighs_less(rows, seed, fade):
+    events = read(rows)
+    cutoff = int(events.day.max(initial=0)) + 1
+    data = examples(events, events, cutoff, 5)
+    known = facts(events, cutoff)
+    moments = draw_moments(data, known, np.random.default_rng(seed), fade)
+    for last, asof, truth, weight in zip(
+        moments.last, moments.asof, moments.truth, moments.weight, strict=True
+    ):
+        ahead = (events.user == data.events.user[last]) & (events.day >= asof)
+        ahead &= (events.day < asof + 5) & (known.first_day[events.item] < asof)
+        pairs = set(zip(events.day[ahead] - asof, events.item[ahead], strict=True))
+        total = sum(fade**days for days, _ in pairs)
+        for item in set(truth[weight > 0]):
+            wanted = sum(fade**days for days, which in pairs if which == item) / total
+            assert weight[truth == item].sum() == pytest.approx(wanted, abs=1e-5)
+
+
 @given(rows, st.integers(2, 9), st.integers(0, 3))
 def test_windows_hold_every_event_once(rows, length, seed):
     events = read(rows)
