@@ -208,7 +208,7 @@ RECIPE = Config(
     dropout=0.4,
     towers=(IDS, BOTH),
     id_dropout=0.1,
-    fade=0.6,
+    fade=0.4,
     batch_size=256,
     learning_rate=2e-3,
     weight_decay=0.0,
@@ -216,7 +216,7 @@ RECIPE = Config(
     log_every=50,
 )
 """Chosen on the validation items of Amazon Beauty (the ablations in results/)."""
-AHEAD = 5
+AHEAD = 3
 """Items that a moment foresees in training: their order is partly chance."""
 JUDGED = 6000
 """Users by whose validation items the best epoch is chosen."""
