@@ -1,8 +1,9 @@
 """What does each part of the recommender give?
 
-One part at a time is taken away or changed; the rest, the seed and the number of epochs stay as
-they are. The protocol is that of `recommender.py --data`: NDCG@10 and Recall@10 of each user's last
-item among all items that the user has not met.
+What a recommender of several towers is made of; then, from one network of ids and texts, one part
+at a time is taken away or changed. Seed and number of epochs stay as they are. The protocol is that
+of `recommender.py --data`: NDCG@10 and Recall@10 of each user's last item among all items that the
+user has not met.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import torch
 
 from benchmarks.lib import leave_one_out as loo
 from benchmarks.lib.page import publish, quiet, table
 from ml.evaluate import evaluate
+from ml.recommender import data as sequences
+from ml.recommender.data import Examples
 from ml.recommender.model import Recommender
-from ml.recommender.tower import BOTH, IDS, TEXT
+from ml.recommender.tower import BOTH, IDS, TEXT, Smoothing
 from ml.words import NO_WORDS, Lexicon
 
 
@@ -39,28 +43,42 @@ def without(owner: Any, name: str, instead: Any) -> Iterator[None]:
         setattr(owner, name, kept)
 
 
+def uncut(data: Examples, max_length: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Each user's latest events, never cut elsewhere."""
+    offsets = data.events.offsets
+    return np.maximum(offsets[:-1], offsets[1:] - max_length), offsets[1:]
+
+
+BASE = "one network of ids and texts"
 PARTS: dict[str, dict[str, Any]] = {
-    "as it is: a tower of ids and one of texts": {},
+    "towers of ids and of both": {"towers": (IDS, BOTH)},
+    "towers of ids and of texts": {"towers": (IDS, TEXT)},
+    "towers of ids, of texts and of both": {"towers": (IDS, TEXT, BOTH)},
+    "two towers of both": {"towers": (BOTH, BOTH)},
     "ids alone": {"towers": (IDS,)},
     "texts alone": {"towers": (TEXT,)},
-    "one network of ids and texts": {"towers": (BOTH,)},
-    "two towers of ids": {"towers": (IDS, IDS)},
+    BASE: {},
     "every item a negative in every step": {"negatives": 1 << 30},
     "256 sampled negatives": {"negatives": 256},
     "dropout .2": {"dropout": 0.2},
     "64 dimensions": {"dim": 64},
 }
-WITHOUT = {
-    "texts as the encoder gives them, without words": (Lexicon, "fit", lambda texts: NO_WORDS),
+WITHOUT: dict[str, tuple[Any, str, Any]] = {
+    "the next item alone is foreseen": (loo, "AHEAD", 1),
+    "attention without smoothing": (Smoothing, "forward", lambda self, x: torch.zeros_like(x)),
+    "histories not cut at random": (sequences, "windows", uncut),
+    "texts without their words": (Lexicon, "fit", lambda texts: NO_WORDS),
     "texts not whitened": (Recommender, "fit_texts", lambda self: None),
 }
+"""Changes to the base: what is put out of work, and what stands in its place."""
 
 
 def measure(
     split: loo.Split, text: np.ndarray | None, name: str, epochs: int, seed: int
 ) -> list[str]:
     """A line of the table."""
-    config = replace(loo.RECIPE, max_epochs=epochs, seed=seed, **PARTS.get(name, {}))
+    settings = {"towers": (BOTH,)} | PARTS.get(name, {})
+    config = replace(loo.RECIPE, max_epochs=epochs, seed=seed, **settings)
     began = perf_counter()
     if name in WITHOUT:
         with without(*WITHOUT[name]):
@@ -94,7 +112,8 @@ def main() -> None:
     header = ["", "valid NDCG@10", "valid R@10", "test NDCG@10", "test R@10", "fit, s"]
     parts = [
         f"{asked.data.name}, seed {asked.seed}, {asked.epochs} epochs (fewer than the recipe's "
-        f"{loo.RECIPE.max_epochs}: the lines are to be compared with each other).",
+        f"{loo.RECIPE.max_epochs}: the lines are to be compared with each other). From "
+        f"'{BASE}' on, the lines change one thing in it.",
         table(header, rows),
     ]
     publish("What each part of the recommender gives", parts, ["torch"], asked.write)

@@ -1,8 +1,8 @@
 """A shop that starts from another shop's model, by what both have: texts and kinds of events.
 
 What a network learned of another shop's items by their ids means nothing here, so only its towers
-that know items by text are carried over. They rank a catalogue they never saw (zero-shot), or are
-where a training begins (warm start).
+that know items by text are carried over; one that knows them by both leaves its ids behind. They
+rank a catalogue they never saw (zero-shot), or are where a training begins (warm start).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from ml import ModelError
 from ml.nightly import NightInputs, Validation, validation
 from ml.recommender.files import Learned
 from ml.recommender.model import Recommender
-from ml.recommender.tower import TEXT
+from ml.recommender.tower import IDS, TEXT
 from ml.recommender.train import Config, train
 
 _OF_KINDS = (".kind.weight", ".repeat_kind.weight")
 """How the names of weights end that have one row a type of event."""
+_OF_ITEMS = (".item.weight", ".met", ".guess")
+"""The weights of a tower that are about the items of its own shop."""
 
 
 def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
@@ -29,13 +31,13 @@ def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
     A type that the other shop has not is taken for the mean of those it has. Raises ModelError for
     a network without a text tower.
     """
-    towers = [number for number, kind in enumerate(learned.shape.towers) if kind == TEXT]
+    towers = [number for number, kind in enumerate(learned.shape.towers) if kind != IDS]
     if not towers:
         raise ModelError("the model knows items by their ids alone: nothing of it can be carried")
     weights = {name: learned.weights[name] for name in ("mean", "whiten")}
     for new, old in enumerate(towers):
         for name, value in learned.weights.items():
-            if not name.startswith(f"towers.{old}."):
+            if not name.startswith(f"towers.{old}.") or name.endswith(_OF_ITEMS):
                 continue
             if name.endswith(_OF_KINDS):
                 known = dict(zip(learned.kinds, value, strict=True))
@@ -51,10 +53,10 @@ def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
 
 
 def begin(model: Recommender, carried: Learned) -> None:
-    """Give the text towers of a fresh network the carried weights; its other towers start anew."""
+    """Give the towers that know texts the carried weights; ids, and other towers, start anew."""
     state = dict(model.state_dict())
     state |= {name: carried.weights[name] for name in ("mean", "whiten")}
-    places = [number for number, kind in enumerate(model.shape.towers) if kind == TEXT]
+    places = [number for number, kind in enumerate(model.shape.towers) if kind != IDS]
     for name, value in carried.weights.items():
         if name.startswith("towers."):
             number, rest = name.split(".", 2)[1:]

@@ -138,14 +138,17 @@ def item_texts(connection: duckdb.DuckDBPyConnection, file: Path) -> pa.Table:
 def als(history: Events, factors: int, alpha: float, profile: Events | None = None) -> Scorer:
     """Weighted matrix factorisation of implicit feedback, by the library `implicit`."""
     from implicit.als import AlternatingLeastSquares
+    from threadpoolctl import threadpool_limits
 
     model = AlternatingLeastSquares(factors, alpha=alpha, iterations=15, random_state=0)
-    model.fit(met_items(history), show_progress=False)
+    with threadpool_limits(1, "blas"):  # within its own threads: more would wait for each other
+        model.fit(met_items(history), show_progress=False)
     known = met_items(profile or history)
     items = torch.from_numpy(np.asarray(model.item_factors))
 
     def score(users: np.ndarray) -> torch.Tensor:
-        vectors = model.recalculate_user(users, known[users])
+        with threadpool_limits(1, "blas"):
+            vectors = model.recalculate_user(users, known[users])
         return torch.from_numpy(np.asarray(vectors)) @ items.T
 
     return score

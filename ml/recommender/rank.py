@@ -77,7 +77,8 @@ def best(
             users = by_model[start : start + size]
             scores = score(users).masked_fill(hidden, -torch.inf)
             ranking = top_k(scores, k)
-            value = torch.log_softmax(scores, dim=1).gather(1, ranking.clamp(min=0)).exp()
+            total = scores.logsumexp(dim=1, keepdim=True)
+            value = (scores.gather(1, ranking.clamp(min=0)) - total).exp()
             yield Ranked(users, ranking.numpy(), value.numpy(), True)
 
     rest = np.setdiff1d(np.arange(len(length)), by_model)
