@@ -26,7 +26,6 @@ from ml.recommender.data import ItemFacts, examples
 from ml.recommender.files import Learned, Scale
 from ml.recommender.model import Recommender
 from ml.recommender.rank import scorer
-from ml.recommender.tower import BOTH, IDS
 from ml.recommender.train import Config, train
 from ml.sequences import Events, from_arrow, sorted_ids
 from ml.text import embed
@@ -209,7 +208,6 @@ RECIPE = Config(
     max_length=50,
     dim=128,
     dropout=0.4,
-    towers=(IDS, BOTH),
     id_dropout=0.1,
     fade=0.4,
     batch_size=256,

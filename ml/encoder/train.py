@@ -123,6 +123,7 @@ def fine_tune(
             raise TooLittleHistory(f"no shopper's next item is there {who}: the encoder stays")
     at = device()
     torch.use_deterministic_algorithms(at.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it before writing
     layers = None if config.mode == FULL else config.last_layers
     encoder = Encoder(config.encoder, texts, layers, config.max_tokens, config.max_kept, at)
     there = np.array([bool(text) for text in texts])

@@ -1,9 +1,9 @@
 """The recommender: some towers that learn apart and are asked together.
 
-A tower that knows items by what shoppers did with them and one that knows them by their texts err
-in different places, so the mean of their scores ranks better than either, and better than one
-network that is given both. The mean of scores is one product of longer vectors: asking them
-together costs no more passes over the catalogue than asking one.
+A tower that knows items by what shoppers did with them alone, and one that is given their texts
+too, err in different places, so the mean of their scores ranks better than either. The mean of
+scores is one product of longer vectors: asking them together costs no more passes over the
+catalogue than asking one.
 """
 
 from __future__ import annotations

@@ -159,7 +159,8 @@ class Tower(nn.Module):
 
     def scoring(self, batch: Batch, items: Tensor, stats: Tensor, first_day: Tensor) -> Scoring:
         """What the scores of all items at each moment are made of."""
-        state = self.encode(batch, items)[batch.row, batch.place]
+        states = self.encode(batch, items)
+        state = states[batch.row, batch.place]
         day = batch.day[batch.row]
         wait = batch.asof - day.gather(1, batch.place[:, None])[:, 0]
         return Scoring(
@@ -167,25 +168,25 @@ class Tower(nn.Module):
             items=items,
             prior=self.prior(stats).squeeze(-1),
             snapshot=batch.snapshot,
-            bonus=self._repeats(batch, items, state, batch.asof[:, None] - day),
+            bonus=self._repeats(batch, items, states, batch.asof[:, None] - day),
             column=batch.item[batch.row],
             asof=batch.asof,
             first_day=first_day,
             runs=batch.runs,
         )
 
-    def _repeats(self, batch: Batch, items: Tensor, state: Tensor, age: Tensor) -> Tensor:
+    def _repeats(self, batch: Batch, items: Tensor, states: Tensor, age: Tensor) -> Tensor:
         """log(floor + sum over the known events with an item of exp(strength)), [N, T].
 
-        It stands at the first event with the item; 0 stands at the others.
+        It stands at the first event with the item; 0 stands at the others. `states` [B, T, dim].
         """
-        item, kind = batch.item[batch.row], batch.kind[batch.row]
-        query = self.repeat_query(state)
-        fit = torch.einsum("nd,ntd->nt", query[:, :-1], F.embedding(item, items))
-        strength = fit * self.dim**-0.5 + query[:, -1:]
-        strength = strength + self.repeat_kind(kind)[..., 0]
+        query = self.repeat_query(states)
+        # of each event with every event of its window: far less than a copy for each moment
+        fit = query[..., :-1] @ F.embedding(batch.item, items).transpose(1, 2) * self.dim**-0.5
+        fit = fit + query[..., -1:] + self.repeat_kind(batch.kind).transpose(1, 2)
+        strength = fit[batch.row, batch.place]
         strength = strength + self.repeat_age(bucket(age, AGE_BUCKETS))[..., 0]
-        place = torch.arange(item.shape[1], device=item.device)
+        place = torch.arange(batch.item.shape[1], device=batch.item.device)
         known = place <= batch.place[:, None]
         lift = strength.float().clamp(max=12).exp() * known
         first = (batch.item[:, :, None] == batch.item[:, None]).float().argmax(2)

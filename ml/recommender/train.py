@@ -20,7 +20,7 @@ from ml.device import device
 from ml.recommender.data import Examples, ItemFacts, epoch
 from ml.recommender.loss import cross_entropy, precision, sampled
 from ml.recommender.model import Recommender
-from ml.recommender.tower import IDS, KINDS, TEXT, Batch, Shape
+from ml.recommender.tower import BOTH, IDS, KINDS, Batch, Shape
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Config:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.2
-    towers: tuple[str, ...] = (IDS, TEXT)
+    towers: tuple[str, ...] = (IDS, BOTH)
     """what each of the networks that are asked together knows an item by"""
     id_dropout: float = 0.2
     """share of items that a tower of both knows by their text alone in a step"""
@@ -155,6 +155,7 @@ def train(
     target = device()
     # several threads of a CPU would add up the gradients of one item in any order
     torch.use_deterministic_algorithms(target.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads it before writing
     torch.manual_seed(config.seed)
     model = build(data, facts, config)
     if start:
@@ -309,7 +310,7 @@ def _optimiser(model: Recommender, config: Config) -> torch.optim.Optimizer:
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:

@@ -63,7 +63,7 @@ def test_a_warm_start_is_ahead_of_a_cold_one_after_few_steps(shop, other):  # no
 def test_event_types_are_carried_by_name_and_unknown_ones_are_the_mean(shop, other):  # noqa: F811
     learned, _ = learn(shop, replace(CONFIG, max_steps=5))
     carried = carry(learned, ("click", "purchase"))
-    text = learned.shape.towers.index("text")
+    text = learned.shape.towers.index("both")
     before = learned.weights[f"towers.{text}.kind.weight"]
     after = carried.weights["towers.0.kind.weight"]
     assert torch.equal(after[1], before[learned.kinds.index("purchase")])

@@ -48,7 +48,7 @@ def asked() -> tuple[Recommender, Examples, ItemFacts]:
     model = build(data, facts, Config(dim=8, heads=2, max_length=LENGTH))
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval(), data, facts
 
 
