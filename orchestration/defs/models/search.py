@@ -41,19 +41,15 @@ def search_job(shop: Shop) -> JobDefinition:
             raise Failure(str(error), allow_retries=False) from error
         said = advice(shop, found)
         context.log.info(said)
-        return Output(
-            found.settings,
-            metadata={
-                "ndcg_at_10": found.value,
-                "ndcg_at_10_present": MetadataValue.text("diverged")
-                if found.present is None
-                else found.present,
-                "trials_finished": found.finished,
-                "trials_pruned": found.pruned,
-                "advice": MetadataValue.md(f"```\n{said}\n```"),
-                "study": MetadataValue.path(study),
-            },
-        )
+        metadata: dict[str, Any] = {
+            "ndcg_at_10": found.value,
+            "ndcg_at_10_present": "diverged" if found.present is None else found.present,
+            "trials_finished": found.finished,
+            "trials_pruned": found.pruned,
+            "advice": MetadataValue.md(f"```\n{said}\n```"),
+            "study": MetadataValue.path(study),
+        }
+        return Output(found.settings, metadata=metadata)
 
     @job(
         name=f"{shop.name}_search",
