@@ -94,9 +94,8 @@ class Comparison:
     again: float
     """the share of what they bought in those days that they had bought before"""
 
-    @property
-    def text(self) -> str:
-        """The comparison in words."""
+    def __str__(self) -> str:
+        """In words."""
         own, plain, gain = self.repeat["ndcg"], self.frequency["ndcg"], self.difference
         return (
             f"NDCG@10 {own.value:#.3g}, personal top frequency {plain.value:#.3g}, difference "

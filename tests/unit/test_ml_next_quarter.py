@@ -77,7 +77,7 @@ def test_the_comparison_learns_from_before_the_quarter_alone() -> None:
     assert found.repeat["ndcg"].value == 1 and found.repeat["ndcg"].n == 40
     assert found.frequency["recall"].value == 1  # two items each: both find it among ten
     assert found.again == pytest.approx(40 / 41)
-    assert "40 shoppers bought an item again, 98% of what was bought was" in found.text
+    assert "40 shoppers bought an item again, 98% of what was bought was" in str(found)
     # another future changes who is judged, never what is foreseen
     cutoff = FIRST + 90
     one = repeats(buys(*past, *later), learn(buys(*past, *later), none, cutoff), cutoff)

@@ -249,7 +249,7 @@ def _recommendations(shop: Shop) -> AssetsDefinition:
             asset_key=next_quarters.key,
             metadata={
                 "dagster/row_count": lists.next_quarter.num_rows,
-                "held against the last 90 days": foreseen(inputs),
+                "held against the last 90 days": str(foreseen(inputs)),
             },
         )
 
