@@ -16,6 +16,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -112,24 +113,29 @@ ALONE = {IDS: "ids alone", TEXT: "texts alone", BOTH: "ids and texts in one netw
 """What a tower is called in the tables."""
 
 
-def published_protocol(folder: Path, seeds: int) -> list[str]:
-    """The parts of a page about the folder's sequences: every model, masked and not, cold items."""
+def published_protocol(folder: Path, seeds: int) -> Iterator[list[str]]:
+    """The parts of a page about the folder's sequences: every model, masked and not, cold items.
+
+    Given as often as there is more to show, since the whole takes long.
+    """
     split = loo.read(folder)
     users, items, events = split.events.users, split.events.items, split.events.item
     text = loo.embedded(split)
     unmet = int((np.bincount(split.training.item, minlength=len(items)) == 0).sum())
-    rows = baseline_rows(split) + network_rows(split, text, seeds)
-    parts = [
+    about = (
         f"{folder.name}: {len(users):,} users, {len(items):,} items ({unmet:,} of them in no "
         f"training event), {len(events):,} events. Each user's last item is the test, the one "
         "before it the validation, all else is learned from; at the test the validation item is "
         "known too, but not learned from unless a row says so. All items are ranked. Settings "
-        "were chosen on validation items.",
-        *(protocol_table(rows, masked) for masked in (True, False)),
-    ]
+        "were chosen on validation items."
+    )
+    plain = baseline_rows(split)
+    tables: list[str] = []
+    for rows in network_rows(split, text, seeds):
+        tables = [protocol_table(plain + rows, masked) for masked in (True, False)]
+        yield [about, *tables]
     if text is not None:
-        parts.append(cold_table(split, text))
-    return parts
+        yield [about, *tables, cold_table(split, text)]
 
 
 @dataclass
@@ -156,8 +162,8 @@ def baseline_rows(split: loo.Split) -> list[Row]:
     return rows
 
 
-def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> list[Row]:
-    """The recommender: each tower alone, all of them, all seeds together, and refitted."""
+def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> Iterator[list[Row]]:
+    """The recommender: each tower alone, all of them, all seeds together; refitted, texts alone."""
     config = replace(loo.RECIPE, towers=loo.RECIPE.towers if text is not None else (IDS,))
     truth = split.truth(loo.LAST)
     rows: dict[str, Row] = {}
@@ -168,32 +174,30 @@ def network_rows(split: loo.Split, text: np.ndarray | None, seeds: int) -> list[
         rows.setdefault(name, Row(name, [], seconds)).found.append(found)
         print(f"{name}: {loo.metric(found, 'ndcg', 10):.4f}", flush=True)
 
-    for seed in range(seeds):
+    def fitted(until: int = loo.VALID, **settings: Any) -> tuple[loo.Fitted, Scorer, float]:
         began = perf_counter()
-        fitted = loo.network(split, text, replace(config, seed=seed))
+        network = loo.network(split, text, replace(config, **settings), until)
         seconds = perf_counter() - began
-        model, facts = fitted.model, fitted.facts
+        return network, loo.ask(split, network.model, network.facts), seconds
+
+    epochs = 0
+    for seed in range(seeds):
+        network, score, seconds = fitted(seed=seed)
+        model, facts = network.model, network.facts
         for number, kind in enumerate(model.shape.towers if len(model.towers) > 1 else ()):
             add(ALONE[kind], loo.ask(split, model.alone(number), facts), seconds)
-        name = f"perennial (towers of {' and '.join(model.shape.towers)})"
-        scorers.append(loo.ask(split, model, facts))
-        add(name, scorers[-1], seconds)
-        if seed:
-            continue
-        if text is not None and TEXT not in config.towers:
-            began = perf_counter()
-            other = loo.network(split, text, replace(config, towers=(TEXT,)))
-            seconds = perf_counter() - began
-            add(ALONE[TEXT] + ", seed 0", loo.ask(split, other.model, other.facts), seconds)
-        began = perf_counter()
-        refit = loo.network(split, text, replace(config, max_epochs=fitted.epochs), loo.LAST)
-        seconds = perf_counter() - began
-        refit_name = "the same, fitted on training and validation, seed 0"
-        add(refit_name, loo.ask(split, refit.model, refit.facts), seconds)
+        scorers.append(score)
+        add(f"perennial (towers of {' and '.join(model.shape.towers)})", score, seconds)
+        epochs = epochs or network.epochs
     if seeds > 1:
-        total = sum(row.seconds for row in rows.values() if row.name == name) * seeds
-        add(f"the same, {seeds} seeds together", loo.together(scorers), total)
-    return list(rows.values())
+        add(f"the same, {seeds} seeds together", loo.together(scorers), seeds * seconds)
+    yield list(rows.values())
+    _, score, seconds = fitted(loo.LAST, max_epochs=epochs)
+    add("the same, fitted on training and validation, seed 0", score, seconds)
+    if text is not None and TEXT not in config.towers:
+        _, score, seconds = fitted(towers=(TEXT,))
+        add(f"{ALONE[TEXT]}, seed 0", score, seconds)
+    yield list(rows.values())
 
 
 def protocol_table(rows: list[Row], masked: bool) -> str:
@@ -271,12 +275,13 @@ def main() -> None:
         parts = nights(asked.shop, asked.scale, asked.raw)
         publish("The recommender", parts, libraries, asked.write)
         return
+    title = "The recommender in the protocol of published tables"
+    name = f"recommender_{asked.data.name}"
     try:
-        parts = published_protocol(asked.data, asked.seeds)
+        for parts in published_protocol(asked.data, asked.seeds):
+            publish(title, parts, [*libraries, "implicit"], asked.write, name)
     except loo.BadFolder as error:
         raise SystemExit(str(error)) from error
-    title = "The recommender in the protocol of published tables"
-    publish(title, parts, [*libraries, "implicit"], asked.write, f"recommender_{asked.data.name}")
 
 
 if __name__ == "__main__":
