@@ -139,8 +139,8 @@ def als(history: Events, factors: int, alpha: float, profile: Events | None = No
     from implicit.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
-    model = AlternatingLeastSquares(factors, alpha=alpha, iterations=15, random_state=0)
     with threadpool_limits(1, "blas"):  # within its own threads: more would wait for each other
+        model = AlternatingLeastSquares(factors, alpha=alpha, iterations=15, random_state=0)
         model.fit(met_items(history), show_progress=False)
     known = met_items(profile or history)
     items = torch.from_numpy(np.asarray(model.item_factors))
