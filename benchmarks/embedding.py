@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lib.night import real_data
 from benchmarks.lib.page import publish, quiet, table
 from ml import text
+from ml.device import device
 
 COLUMNS = {"amazon_beauty": ("items.parquet", "title"), "online_retail": ("*.parquet", None)}
 NEAREST = 10
@@ -54,8 +55,8 @@ def nearest(vectors: np.ndarray) -> np.ndarray:
 
 def compared(name: str, texts: list[str], rounds: int) -> list[str]:
     """A row: texts a second of both, and how alike the vectors are."""
-    model = text._load(text.DEFAULT_ENCODER)
-    load, text._load = text._load, lambda _: model
+    model = text.load(text.DEFAULT_ENCODER, device())
+    load, text.load = text.load, lambda *_: model
     ways = {
         "library": lambda: model.encode(texts, normalize_embeddings=True, show_progress_bar=False),
         "ours": lambda: text.embed(texts),
@@ -69,7 +70,7 @@ def compared(name: str, texts: list[str], rounds: int) -> list[str]:
                 made[way] = run()
                 took[way] = min(took[way], time.perf_counter() - began)
     finally:
-        text._load = load
+        text.load = load
     cosine = (made["library"] * made["ours"]).sum(axis=1)
     there = nearest(made["library"])[:, :, None] == nearest(made["ours"])[:, None]
     tokens = np.mean([len(ids) for ids in model.tokenizer(texts)["input_ids"]])
