@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.lib.night import real_data, run_night
+from benchmarks.lib.night import newest_night
 from benchmarks.lib.page import publish, quiet, table
 from core.paths import Paths
 from core.shop import Shop, load_shop
@@ -155,14 +155,9 @@ def main() -> None:
         if not asked.there:
             os.environ["PERENNIAL_VAR"] = folder
         for name in asked.shops:
-            simulated = load_shop(name).simulated
-            data = None if simulated else real_data(name, asked.data)
-            if not simulated and data is None:
+            if not (asked.there or newest_night(name, asked.scale, asked.data)):
                 print(f"Skipped: the raw files of {name} are not here; name --data.")
                 continue
-            if not asked.there:
-                more = ["--scale", asked.scale] if data is None else ["--data", str(data)]
-                run_night(name, None, *more)
             parts.append(measured(name))
     publish("The lists and their rules", parts, ["torch", "numpy"], asked.write)
 

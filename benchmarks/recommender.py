@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.lib import leave_one_out as loo
 from benchmarks.lib.closeness import closeness
-from benchmarks.lib.night import real_data, run_night
+from benchmarks.lib.night import newest_night
 from benchmarks.lib.page import publish, quiet, table
 from core.duck import connect
 from core.paths import Paths
@@ -88,12 +88,10 @@ def figure(metric: dict[str, Any] | None) -> str:
 def section(shop: str, scale: str, raw: Path | None) -> str | None:
     """Run the shop's night and tell of it; None when a real shop's data are not there."""
     about = load_shop(shop)
-    folder = None if about.simulated else real_data(shop, raw)
-    if not about.simulated and folder is None:
+    if not newest_night(shop, scale, raw):
         return None
-    run_night(shop, None, *(["--data", str(folder)] if folder else ["--scale", scale]))
     metrics, version, decision = published(shop)
-    title = f"## {about.title}{'' if folder else f', scale {scale}'}"
+    title = f"## {about.title}{f', scale {scale}' if about.simulated else ''}"
     if not metrics:
         return f"{title}\n\n{decision}"
     card = registry.card(Paths(shop).models, "recommender", version)

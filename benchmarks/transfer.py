@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.lib.night import real_data, run_night
+from benchmarks.lib.night import newest_night
 from benchmarks.lib.page import publish, quiet, table
 from core.paths import Paths
 from core.shop import load_shop
@@ -95,13 +95,9 @@ def main() -> None:
         if not given.there:
             os.environ["PERENNIAL_VAR"] = folder
             for name in given.shops:
-                simulated = load_shop(name).simulated
-                data = None if simulated else real_data(name, given.data)
-                if not simulated and data is None:
+                if not newest_night(name, given.scale, given.data):
                     print(f"Skipped: the raw files of {name} are not here; name --data.")
                     return
-                more = ["--scale", given.scale] if data is None else ["--data", str(data)]
-                run_night(name, None, *more)
         for source, target in (given.shops, given.shops[::-1]):
             inputs = inputs_of(source, None)
             learned, own = learn(inputs, config_of(inputs, given.seed))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from core.shop import ROOT
+from core.shop import ROOT, load_shop
 
 _STEP = re.compile(r"^ *\d+s  (\S+) done in ([\d.]+) s$", re.MULTILINE)
 _BETWEEN_LOOKS = 0.1  # seconds
@@ -38,6 +38,20 @@ def run_night(shop: str, night: date | None, *options: str) -> Took:
     command += ["--night", night.isoformat()] if night else []
     seconds, peak, said = watch(command)
     return Took(seconds, peak, {step: float(took) for step, took in _STEP.findall(said)})
+
+
+def newest_night(shop: str, scale: str, raw: Path | None) -> bool:
+    """Run the newest night of a simulated shop of this size, or of a real one from its raw files.
+
+    False where those are not here (`real_data`).
+    """
+    if load_shop(shop).simulated:
+        run_night(shop, None, "--scale", scale)
+        return True
+    folder = real_data(shop, raw)
+    if folder:
+        run_night(shop, None, "--data", str(folder))
+    return folder is not None
 
 
 def watch(command: list[str]) -> tuple[float, int, str]:
