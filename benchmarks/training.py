@@ -84,12 +84,12 @@ def ours(data: Examples, facts: ItemFacts, truth: HeldOut, config: Config) -> Co
     return course
 
 
-def theirs(python: Path, split: Split, truth: HeldOut, config: Config) -> Course:
+def theirs(python: Path, split: Split, truth: HeldOut, config: Config, epochs: int) -> Course:
     """RecTools, in a process of its own."""
     learn = split.training
     wanted = truth.truth[np.unique(truth.truth[:, 0], return_index=True)[1]]
     settings = {
-        "epochs": config.max_epochs,
+        "epochs": epochs,
         "n_blocks": config.layers,
         "n_heads": config.heads,
         "n_factors": config.dim,
@@ -179,6 +179,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of sequences.parquet")
     parser.add_argument("--epochs", type=int, default=RECIPE.max_epochs)
+    parser.add_argument("--length", type=int, default=RECIPE.max_length, help="events read")
+    parser.add_argument("--peer-epochs", type=int, help="of RecTools, if it takes too long")
     parser.add_argument("--peer", type=Path, default=PYTHON, help="python that has RecTools")
     parser.add_argument("--write", action="store_true", help="keep the page in results/")
     asked = parser.parse_args()
@@ -191,7 +193,8 @@ def main() -> None:
     facts = item_facts(split, learn, None)[0]
     data = examples(learn, learn, VALID, AHEAD)
     truth = some(split.truth(VALID), JUDGED)
-    config = replace(RECIPE, towers=(IDS,), max_epochs=asked.epochs)
+    config = replace(RECIPE, towers=(IDS,), max_epochs=asked.epochs, max_length=asked.length)
+    peer_epochs = asked.peer_epochs or asked.epochs
     courses = {"ours": ours(data, facts, truth, config)}
     parts = [
         f"{asked.epochs} epochs of {folder.name}; {config.layers} blocks of {config.dim} "
@@ -199,7 +202,12 @@ def main() -> None:
         f"read, batches of {config.batch_size} sequences; {torch.get_num_threads()} threads."
     ]
     if asked.peer.exists():
-        courses["RecTools"] = theirs(asked.peer, split, truth, config)
+        courses["RecTools"] = theirs(asked.peer, split, truth, config, peer_epochs)
+        if peer_epochs < asked.epochs:
+            parts.append(
+                f"RecTools was stopped after {peer_epochs} epochs, before its best: compare the "
+                "seconds to what it had reached by then."
+            )
     else:
         parts.append("RecTools left out: benchmarks/peers/requirements.txt tells how to add it.")
     sequences = int((np.bincount(learn.user) > 1).sum())

@@ -50,10 +50,17 @@ def _made_by(libraries: list[str]) -> str:
     command = shlex.join(["python", str(script), *sys.argv[1:]])
     memory = round(psutil.virtual_memory().total / 2**30)
     machine = [
-        f"{os.cpu_count()} cores",
+        f"{_cores()} cores",
         f"{memory} GB memory",
         f"{platform.system()} {platform.machine()}",
         f"Python {platform.python_version()}",
         *(f"{name} {version(name)}" for name in libraries),
     ]
     return f"{', '.join(machine)}; load before the start {BUSY:.1f}:\n\n    {command}"
+
+
+def _cores() -> int:
+    """Those that this process may use (`taskset` gives it fewer)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -13,7 +13,7 @@ the exponentials into the gradient's factors, so a piece is touched by two produ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -77,37 +77,34 @@ class Scoring:
         return product + self.prior[self.snapshot[:, None], item] + bonus
 
 
-def sampled(scoring: Scoring, truth: Tensor, negatives: int) -> tuple[Scoring, Tensor]:
-    """The scoring over fewer items, and the truths' numbers in it: for a loss that costs less.
+@dataclass(frozen=True)
+class Sample:
+    """Some items in place of all, for a loss that costs less."""
 
-    Kept are all items that are a truth or were met in any of the moments' windows, and of the rest
-    `negatives` drawn at random, each of which stands for several: its prior is raised by the log of
-    how many, so that the sum of the exponentials is the whole sum in the mean (importance sampling
-    of the softmax, Bengio and Senecal 2003). Nothing is changed when the rest is no more than that.
+    item: Tensor
+    """[M] their numbers"""
+    stands_for: Tensor
+    """[M] log of how many items of the catalogue each stands for"""
+    place: Tensor
+    """[items] the number of an item among them, -1 where it is left out"""
+
+
+def sample(needed: Tensor, negatives: int) -> Sample:
+    """All items that are needed (bool [items]), and of the rest `negatives` drawn at random.
+
+    Each of those stands for several: with its prior raised by the log of how many, the sum of the
+    exponentials is the whole sum in the mean (importance sampling of the softmax, Bengio and
+    Senecal 2003). All items, each for itself, when the rest is no more than that.
     """
-    needed = torch.zeros(len(scoring.items), dtype=torch.bool, device=truth.device)
-    needed[truth] = True
-    needed[scoring.column] = True
     rest = torch.nonzero(~needed)[:, 0]
-    if len(rest) <= negatives:
-        return scoring, truth
     drawn = rest[torch.randperm(len(rest), device=rest.device)[:negatives]]
-    chosen = torch.cat([torch.nonzero(needed)[:, 0], drawn])
-    stands_for = torch.zeros(len(chosen), device=chosen.device)
-    stands_for[-negatives:] = math.log(len(rest) / negatives)
+    item = torch.cat([torch.nonzero(needed)[:, 0], drawn])
+    stands_for = torch.zeros(len(item), device=item.device)
+    if len(drawn):
+        stands_for[-len(drawn) :] = math.log(len(rest) / len(drawn))
     place = torch.full_like(needed, -1, dtype=torch.int64)
-    place[chosen] = torch.arange(len(chosen), device=chosen.device)
-    fewer = replace(
-        scoring,
-        items=scoring.items[chosen],
-        prior=scoring.prior[:, chosen] + stands_for,
-        column=place[scoring.column],
-        first_day=scoring.first_day[chosen],
-        runs=tuple(
-            replace(run, late=place[run.late][place[run.late] >= 0]) for run in scoring.runs
-        ),
-    )
-    return fewer, place[truth]
+    place[item] = torch.arange(len(item), device=item.device)
+    return Sample(item, stands_for, place)
 
 
 def cross_entropy(

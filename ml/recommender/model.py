@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ml import ModelError
-from ml.recommender.loss import Scoring
+from ml.recommender.loss import Sample, Scoring
 from ml.recommender.tower import Batch, Shape, Tower
 
 _RIDGE = 1.0
@@ -79,15 +79,25 @@ class Recommender(nn.Module):
         scale = torch.where(width > 1e-3 * width.max(), 1 / width, 0.0)
         self.whiten = (axes * scale).float()
 
-    def item_vectors(self, id_dropout: float = 0.0) -> list[Tensor]:
-        """[items, dim] of each tower."""
+    def item_vectors(self, id_dropout: float = 0.0, some: Sample | None = None) -> list[Tensor]:
+        """[items, dim] of each tower; with `some` in training, of those items alone."""
         text = self.texts()
-        return [tower.item_vectors(text, id_dropout) for tower in self.towers]
+        if some is None:
+            return [tower.item_vectors(text, id_dropout) for tower in self.towers]
+        # whoever knows items by ids alone has no use for a copy of the texts
+        text = text[some.item] if any(tower.by_text for tower in self.towers) else text
+        return [tower.item_vectors(text, id_dropout, some.item) for tower in self.towers]
 
-    def scorings(self, batch: Batch, items: list[Tensor]) -> list[Scoring]:
+    def scorings(
+        self, batch: Batch, items: list[Tensor], some: Sample | None = None
+    ) -> list[Scoring]:
         """What makes the scores of each tower: each learns from its own."""
+        stats, first_day, stands_for = self.stats, self.first_day, torch.zeros(())
+        if some is not None:
+            batch, stands_for = batch.among(some.place), some.stands_for
+            stats, first_day = stats[:, some.item], first_day[some.item]
         return [
-            tower.scoring(batch, vectors, self.stats, self.first_day)
+            tower.scoring(batch, vectors, stats, first_day, stands_for)
             for tower, vectors in zip(self.towers, items, strict=True)
         ]
 

@@ -69,6 +69,12 @@ class Batch:
     runs: tuple[Run, ...]
     """the moments by row of the statistics; known beforehand so that no device is waited for"""
 
+    def among(self, place: Tensor) -> Batch:
+        """The same batch with items numbered anew by `place` [items]: -1 for those left out."""
+        late = [place[run.late] for run in self.runs]
+        runs = [replace(r, late=x[x >= 0]) for r, x in zip(self.runs, late, strict=True)]
+        return replace(self, item=place[self.item], runs=tuple(runs))
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         moved = {name: x.to(device) for name, x in vars(self).items() if name != "runs"}
@@ -127,8 +133,10 @@ class Tower(nn.Module):
         for part in (self.repeat_query, self.prior, self.repeat_kind, self.repeat_age):
             nn.init.zeros_(part.weight)
 
-    def item_vectors(self, text: Tensor, id_dropout: float = 0.0) -> Tensor:
-        """[items, dim] from whitened texts [items, text_dim].
+    def item_vectors(
+        self, text: Tensor, id_dropout: float = 0.0, item: Tensor | None = None
+    ) -> Tensor:
+        """[items, dim] from whitened texts [items, text_dim]; `item`: the items' numbers, if some.
 
         An item that training has not met has the id vector that its text suggests (`guess`). In
         training the id vector of a random share of items is left out where texts are known too.
@@ -138,6 +146,8 @@ class Tower(nn.Module):
         ids = self.item.weight
         if not self.training:
             ids = torch.where(self.met[:, None], ids, text @ self.guess)
+        if item is not None:
+            ids = F.embedding(item, ids)
         if not self.by_text:
             return ids
         if id_dropout:
@@ -157,8 +167,15 @@ class Tower(nn.Module):
             x = block(x)
         return self.norm(x)  # type: ignore[no-any-return]
 
-    def scoring(self, batch: Batch, items: Tensor, stats: Tensor, first_day: Tensor) -> Scoring:
-        """What the scores of all items at each moment are made of."""
+    def scoring(
+        self,
+        batch: Batch,
+        items: Tensor,
+        stats: Tensor,
+        first_day: Tensor,
+        stands_for: Tensor,
+    ) -> Scoring:
+        """What the scores of all items at each moment are made of; `stands_for`: see `Sample`."""
         states = self.encode(batch, items)
         state = states[batch.row, batch.place]
         day = batch.day[batch.row]
@@ -166,7 +183,7 @@ class Tower(nn.Module):
         return Scoring(
             query=state + self.wait(bucket(wait, AGE_BUCKETS)),
             items=items,
-            prior=self.prior(stats).squeeze(-1),
+            prior=self.prior(stats).squeeze(-1) + stands_for,
             snapshot=batch.snapshot,
             bonus=self._repeats(batch, items, states, batch.asof[:, None] - day),
             column=batch.item[batch.row],

@@ -18,7 +18,7 @@ import torch
 from ml import ModelError, TooLittleHistory
 from ml.device import device
 from ml.recommender.data import Examples, ItemFacts, epoch
-from ml.recommender.loss import cross_entropy, precision, sampled
+from ml.recommender.loss import cross_entropy, precision, sample
 from ml.recommender.model import Recommender
 from ml.recommender.tower import BOTH, IDS, KINDS, Batch, Shape
 
@@ -266,18 +266,23 @@ def loss_of(
 ) -> torch.Tensor:
     """Cross-entropy of the softmax over all items: mean over a moment's truths, then moments.
 
-    In training over all items of the batch and a sample of the others (`sampled`).
+    In training over all items of the batch and a sample of the others (`sample`).
 
     The towers' are added up: they share no weights, so each learns as if it were alone.
     """
-    items = model.item_vectors(config.id_dropout if model.training else 0.0)
+    some = None
+    if model.training:
+        needed = torch.zeros(model.shape.n_items, dtype=torch.bool, device=truth.device)
+        needed[truth] = True
+        needed[batch.item] = True
+        some = sample(needed, config.negatives)
+        truth = some.place[truth]
+    items = model.item_vectors(config.id_dropout if model.training else 0.0, some)
     kind = precision(truth.device)
-    losses = []
-    for scoring in model.scorings(batch, items):
-        part, own = (
-            sampled(scoring, truth, config.negatives) if model.training else (scoring, truth)
-        )
-        losses.append(cross_entropy(part, own, weight, config.max_scores, kind))
+    losses = [
+        cross_entropy(scoring, truth, weight, config.max_scores, kind)
+        for scoring in model.scorings(batch, items, some)
+    ]
     return torch.stack(losses).sum()
 
 

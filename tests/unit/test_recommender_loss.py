@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from ml.recommender.data import runs
-from ml.recommender.loss import Scoring, cross_entropy, sampled
+from ml.recommender.loss import Scoring, cross_entropy, sample
 
 N, ITEMS, DIM, PAST, TRUTHS = 37, 53, 8, 6, 3
 
@@ -112,7 +114,7 @@ def test_a_sample_of_the_items_gives_the_loss_of_all_in_the_mean() -> None:
     mass, sums = [], [torch.zeros_like(value) for value in leaves.values()]
     draws = 400
     for _ in range(draws):
-        part, own = sampled(scoring, truth, negatives=10)
+        part, own = among_some(scoring, truth, negatives=10)
         assert len(part.items) < ITEMS
         torch.testing.assert_close(part.at(own), scoring.at(truth))
         loss = cross_entropy(part, own, weight, 1 << 20)
@@ -126,9 +128,27 @@ def test_a_sample_of_the_items_gives_the_loss_of_all_in_the_mean() -> None:
         assert (mine - other).norm() < 0.15 * other.norm()
 
 
-def test_a_sample_of_more_than_there_are_changes_nothing() -> None:
-    leaves, rest = problem(0)
-    known = (rest[name].numpy() for name in ("snapshot", "asof", "first_day"))
-    about = {name: rest[name] for name in ("snapshot", "column", "asof", "first_day")}
-    scoring = Scoring(**leaves, **about, runs=runs(*known))
-    assert sampled(scoring, rest["truth"], ITEMS)[0] is scoring
+def among_some(scoring: Scoring, truth: Tensor, negatives: int) -> tuple[Scoring, Tensor]:
+    """The scoring of a sample of the items."""
+    needed = torch.zeros(len(scoring.items), dtype=torch.bool)
+    needed[truth] = True
+    needed[scoring.column] = True
+    some = sample(needed, negatives)
+    late = [some.place[run.late] for run in scoring.runs]
+    part = replace(
+        scoring,
+        items=scoring.items[some.item],
+        prior=scoring.prior[:, some.item] + some.stands_for,
+        column=some.place[scoring.column],
+        first_day=scoring.first_day[some.item],
+        runs=tuple(replace(r, late=x[x >= 0]) for r, x in zip(scoring.runs, late, strict=True)),
+    )
+    return part, some.place[truth]
+
+
+def test_a_sample_of_more_than_there_are_is_all_each_for_itself() -> None:
+    needed = torch.arange(ITEMS) % 3 == 0
+    some = sample(needed, ITEMS)
+    assert some.item.sort().values.tolist() == list(range(ITEMS))
+    assert some.place[some.item].tolist() == list(range(ITEMS))
+    assert not some.stands_for.any()

@@ -8,6 +8,7 @@ import torch
 
 from ml import ModelError
 from ml.recommender.data import ItemFacts, examples, latest_batch
+from ml.recommender.loss import sample
 from ml.recommender.model import Recommender
 from ml.recommender.tower import BOTH, IDS, TEXT, Block, Dropout
 from ml.recommender.train import Config, build, train
@@ -64,6 +65,25 @@ def test_asked_together_is_the_mean_of_each_alone() -> None:
     alone = [asked(model.alone(number), events, facts) for number in range(3)]
     together = asked(model, events, facts)
     torch.testing.assert_close(together, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_of_the_items_has_the_scores_that_it_has_among_all() -> None:
+    events, facts = shop()
+    data = examples(events, events, DAYS, 1)
+    model = build(data, facts, network((IDS, TEXT, BOTH), dropout=0.0))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    batch = latest_batch(data, facts, np.arange(3), DAYS, 8)
+    needed = torch.zeros(ITEMS, dtype=torch.bool)
+    needed[batch.item] = True
+    some = sample(needed, 2)
+    assert len(some.item) == int(needed.sum()) + 2 < ITEMS
+    model.train()
+    whole = model.scorings(batch, model.item_vectors())
+    part = model.scorings(batch, model.item_vectors(some=some), some)
+    for all_items, few in zip(whole, part, strict=True):
+        expected = all_items.scores()[:, some.item] + some.stands_for
+        torch.testing.assert_close(few.scores(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tower_learns_the_same_in_company() -> None:
