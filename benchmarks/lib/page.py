@@ -48,9 +48,10 @@ def publish(
 def _made_by(libraries: list[str]) -> str:
     script = Path(sys.argv[0]).resolve().relative_to(ROOT)
     command = shlex.join(["python", str(script), *sys.argv[1:]])
+    cores = _cores()
     memory = round(psutil.virtual_memory().total / 2**30)
     machine = [
-        f"{_cores()} cores",
+        f"{cores} core{'s' * (cores > 1)}",
         f"{memory} GB memory",
         f"{platform.system()} {platform.machine()}",
         f"Python {platform.python_version()}",

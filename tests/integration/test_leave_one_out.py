@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from benchmarks import recommender
+from benchmarks import ablations, recommender
 from benchmarks.lib import leave_one_out as loo
 from ml.evaluate import evaluate
+from ml.recommender.tower import BOTH
 
 USERS, ITEMS, LENGTH, GROUPS = 90, 60, 8, 3
 SMALL = replace(
@@ -51,7 +53,7 @@ def write(folder: Path, planted: bool = False, texts: bool = True) -> loo.Split:
     if texts:
         about = {
             "item_id": list(range(ITEMS + 1)),
-            "title": [f"thing {i}" for i in range(ITEMS + 1)],
+            "title": [f"shade{i % 10} thing {i}" for i in range(ITEMS + 1)],
             "maker": [f"of group {i % GROUPS}" for i in range(ITEMS + 1)],
         }
         pq.write_table(pa.table(about), folder / "items.parquet")
@@ -64,7 +66,7 @@ def test_the_split_is_the_published_one(tmp_path: Path) -> None:
     truth = split.truth(loo.LAST)
     assert len(truth.users) == USERS == len(truth.truth) and truth.candidates.all()
     assert len(truth.seen) == USERS * (LENGTH - 1)  # the validation item is known at the test
-    assert split.texts is not None and split.texts[0].as_py() == "thing 0. of group 0"
+    assert split.texts is not None and split.texts[0].as_py() == "shade0 thing 0. of group 0"
 
 
 def test_a_page_of_any_folder(tmp_path: Path) -> None:
@@ -129,3 +131,21 @@ def test_it_learns_what_there_is(tmp_path: Path) -> None:
     # 13 items of the own group are left, of 53
     assert loo.metric(found, "recall", 10) > 0.5
     assert loo.metric(found, "recall", 10, masked=False) <= loo.metric(found, "recall", 10)
+
+
+@pytest.mark.parametrize("part", ablations.WITHOUT)
+def test_what_an_ablation_puts_out_of_work_mattered(tmp_path: Path, part: str) -> None:
+    split = write(tmp_path)
+    text = loo.embedded(split)
+    config = replace(SMALL, towers=(BOTH,), max_epochs=1)
+    users = split.truth(loo.LAST).users
+
+    def scores() -> torch.Tensor:
+        fitted = loo.network(split, text, config)
+        return loo.ask(split, fitted.model, fitted.facts)(users)
+
+    whole = scores()
+    with ablations.without(*ablations.WITHOUT[part]):
+        less = scores()
+    assert not torch.allclose(whole, less)
+    assert torch.equal(whole, scores())  # and it is at work again
