@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,10 +24,10 @@ from core.shop import load_shop
 from ml import TooLittleHistory
 from ml.baselines import popularity
 from ml.evaluate import evaluate
-from ml.nightly import NightInputs, _events, _held_out, validation
+from ml.nightly import NightInputs, Validation, validation
 from ml.recommender.files import Learned
-from ml.recommender.train import Config
-from ml.transfer import learn, warm_start, zero_shot
+from ml.recommender.train import Config, train
+from ml.transfer import begin, carry, like
 from orchestration.lib.inputs import night_inputs
 from orchestration.lib.night import Night
 
@@ -51,11 +52,36 @@ def config_of(inputs: NightInputs, seed: int) -> Config:
 
 def popular(inputs: NightInputs) -> tuple[float, int]:
     """NDCG@10 of what sold best until then, and of how many users."""
-    case, events = validation(inputs), _events(inputs)
-    sold = events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
-    held = _held_out(inputs, events, case.facts)
-    found = evaluate("", popularity(sold, inputs.cutoff), held).ndcg
+    case = validation(inputs)
+    sold = case.events.of_kinds(inputs.target_events).between(None, inputs.cutoff)
+    found = evaluate("", popularity(sold, inputs.cutoff), case.held_out()).ndcg
     return (float(found.mean()) if len(found) else 0.0), len(found)
+
+
+def learn(inputs: NightInputs, config: Config) -> tuple[Learned, float]:
+    """A cold start: the trained network, and its NDCG@10 on the held-out days."""
+    case = validation(inputs)
+    model = train(case.data, case.facts, config, log=lambda _: None).model
+    return case.learned(model), case.ndcg(model)
+
+
+def zero_shot(learned: Learned, inputs: NightInputs) -> float:
+    """NDCG@10 of another shop's model on the held-out days, nothing learned here."""
+    case, carried = carried_to(learned, inputs)
+    return case.ndcg(carried.on(case.data.events.items, case.facts))
+
+
+def warm_start(learned: Learned, inputs: NightInputs, config: Config) -> float:
+    """NDCG@10 after a training that begins with another shop's model."""
+    case, carried = carried_to(learned, inputs)
+    same, begun = like(config, carried), partial(begin, carried=carried)
+    return case.ndcg(train(case.data, case.facts, same, log=lambda _: None, start=begun).model)
+
+
+def carried_to(learned: Learned, inputs: NightInputs) -> tuple[Validation, Learned]:
+    """The shop's days with statistics and words as the other shop's model reads them."""
+    case = validation(inputs, learned)
+    return case, carry(learned, case.data.events.kinds, inputs.input_events)
 
 
 def rows(learned: Learned, target: str, seed: int) -> list[list[str]]:

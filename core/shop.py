@@ -115,6 +115,11 @@ class Recommender(_Strict):
         ge=1,
         description="most events read, about 100 bytes each: of more only the latest whole days",
     )
+    start_from: str | None = Field(
+        default=None,
+        description="another shop here whose model this one begins with, by texts alone, as long "
+        "as that has learned from more events than there are here",
+    )
     settings: dict[
         Literal["dim", "layers", "learning_rate", "weight_decay"], Annotated[float, Field(gt=0)]
     ] = Field(default={}, description="what `make search` has found for this shop")

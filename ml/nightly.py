@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ml import ModelError, next_quarter, registry
+from ml import ModelError, TooLittleHistory, next_quarter, registry
 from ml.baselines import ease, item_knn, popularity, popularity_counts, text_similarity
 from ml.evaluate import Evaluation, HeldOut, Scorer, evaluate, held_out
 from ml.gate import decide
@@ -32,13 +33,14 @@ from ml.recommender.data import Examples, ItemFacts, examples, stats_from_events
 from ml.recommender.files import Learned, Scale
 from ml.recommender.model import Recommender
 from ml.recommender.rank import Ranked, best, scorer
-from ml.recommender.train import Config
+from ml.recommender.train import Config, Curves
 from ml.recommender.train import train as fit
 from ml.repurchase import learn
 from ml.rerank import CANDIDATES, POOL, Listed, Shelf, rerank, seeds, shelf
 from ml.rules import Rules
 from ml.sequences import Events, distinct_pairs, from_arrow, sorted_ids, vectors
 from ml.tracking import record
+from ml.transfer import begin, carry, like
 from ml.words import NO_WORDS, Lexicon
 
 MODEL = "recommender"
@@ -140,6 +142,7 @@ def train(
     card: dict[str, Any],
     seed: int,
     champion_inputs: NightInputs | None = None,
+    start: Learned | None = None,
     resume: bool = True,
     log: Callable[[str], object] = _log.info,
 ) -> TrainResult:
@@ -147,10 +150,12 @@ def train(
 
     `card` must name the `feature_service` the item features came from. A champion of another one
     (`champion_service`) is judged with its own: `champion_inputs` are the same night's with the
-    item features of that service. The same inputs, settings, seed and code as before give the
-    version that is there, with its metrics and its decision. A killed run is taken up at its last
-    checkpoint when `resume`. Raises ModelError when there is nothing to learn from, the training
-    diverges, or the champion's features are not given.
+    item features of that service. With `start`, another shop's model, the training begins with what
+    of it can be carried (`ml.transfer`); where there is nothing to learn from yet, that is the
+    challenger. The same inputs, settings, seed and code as before give the version that is there,
+    with its metrics and its decision. A killed run is taken up at its last checkpoint when
+    `resume`. Raises ModelError when there is nothing to learn from, the training diverges, or the
+    champion's features are not given.
     """
     if not card.get("feature_service"):
         raise ModelError("the card must name the feature_service that the item features came from")
@@ -164,9 +169,12 @@ def train(
     events = _events(inputs)
     data = _examples(events, inputs.input_events, inputs.target_events, inputs.cutoff, inputs)
     features = inputs.item_features_at_cutoff
-    lexicon = _lexicon(inputs, events, features)
-    facts, scale = _facts(inputs, events, features, inputs.cutoff, lexicon)
-    fingerprint = _fingerprint(inputs, events, facts, config, card["feature_service"])
+    carried = carry(start, data.events.kinds, inputs.input_events) if start else None
+    config = like(config, carried) if carried else config
+    lexicon = carried.lexicon if carried else _lexicon(inputs, events, features)
+    known_scale = carried.scale if carried else None
+    facts, scale = _facts(inputs, events, features, inputs.cutoff, lexicon, known_scale)
+    fingerprint = _fingerprint(inputs, events, facts, config, card["feature_service"], carried)
     version = f"rec-{inputs.night:%Y%m%d}-{fingerprint[:10]}"
     if version in registry.versions(models, MODEL) and not registry.is_due(models, MODEL, version):
         log(f"{version} was made of the same inputs before: not trained again")
@@ -175,13 +183,21 @@ def train(
     checkpoint = models / MODEL / f".{version}.checkpoint"
     if not resume:
         checkpoint.unlink(missing_ok=True)
-    trained = fit(data, facts, config, checkpoint, log)
+    try:
+        begun = partial(begin, carried=carried) if carried else None
+        trained = fit(data, facts, config, checkpoint, log, start=begun)
+        learned = Learned.of(trained.model, data, inputs.input_events, scale, lexicon)
+        course = trained.curves
+    except TooLittleHistory:
+        if carried is None:
+            raise
+        log("nothing to learn from yet: the other shop's model stands as it is")
+        learned, course = carried, Curves()
 
     before = _champion(models, inputs.night)
     if before and registry.is_due(models, MODEL, before):
         log(f"{before} learned from somebody who has been erased: it is not to be beaten")
         before = None
-    learned = Learned.of(trained.model, data, inputs.input_events, scale, lexicon)
     held = _held_out(inputs, events, facts)
     known = champion_inputs or inputs
     judged = _judge(inputs, known, events, held, models, learned, before, _facts_then)
@@ -196,13 +212,14 @@ def train(
         [_rows(each.table, new_items=False) for each in (*judged.values(), own)]
         + [_rows(each.table, new_items=True) for each in on_new.values()]
     )
-    curves = {name: list(map(float, values)) for name, values in asdict(trained.curves).items()}
+    curves = {name: list(map(float, values)) for name, values in asdict(course).items()}
     about = card | {
         "version": version,
         "model": MODEL,
         "night": inputs.night.isoformat(),
         "data_from": str(np.datetime64(int(events.day.min()), "D")),
         "data_until": str(np.datetime64(inputs.cutoff - 1, "D")),
+        "events": inputs.events.num_rows,
         "held_out_days": inputs.holdout_days,
         "held_out_users": len(held.users),
         "held_out_not_in_catalogue": held.unreachable,
@@ -611,10 +628,17 @@ def _rows(metrics: pa.Table, *, new_items: bool) -> pa.Table:
 
 
 def _fingerprint(
-    inputs: NightInputs, events: Events, facts: ItemFacts, config: Config, service: str
+    inputs: NightInputs,
+    events: Events,
+    facts: ItemFacts,
+    config: Config,
+    service: str,
+    carried: Learned | None,
 ) -> str:
     """A hash of all that makes a version: events, item facts, settings and the code itself."""
     digest = hashlib.sha256()
+    for name, value in sorted(carried.weights.items()) if carried else ():
+        digest.update(name.encode() + value.numpy().tobytes())
     code = sorted(Path(__file__).parent.rglob("*.py"))
     settings = [
         asdict(config),

@@ -13,11 +13,10 @@ import pyarrow as pa
 import torch
 
 from ml import ModelError
-from ml.nightly import NightInputs, Validation, validation
 from ml.recommender.files import Learned
 from ml.recommender.model import Recommender
 from ml.recommender.tower import IDS, TEXT
-from ml.recommender.train import Config, train
+from ml.recommender.train import Config
 
 _OF_KINDS = (".kind.weight", ".repeat_kind.weight")
 """How the names of weights end that have one row a type of event."""
@@ -25,8 +24,8 @@ _OF_ITEMS = (".item.weight", ".met", ".guess")
 """The weights of a tower that are about the items of its own shop."""
 
 
-def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
-    """The text towers of a network, for a shop of these event types.
+def carry(learned: Learned, kinds: tuple[str, ...], input_events: tuple[str, ...]) -> Learned:
+    """The text towers of a network, for a shop of these event types that reads some of them.
 
     A type that the other shop has not is taken for the mean of those it has. Raises ModelError for
     a network without a text tower.
@@ -49,11 +48,26 @@ def carry(learned: Learned, kinds: tuple[str, ...]) -> Learned:
         weights=weights,
         items=pa.array([], pa.string()),
         kinds=kinds,
+        input_events=input_events,
     )
 
 
+def like(config: Config, carried: Learned) -> Config:
+    """The settings with the sizes of a network, so that its weights fit."""
+    of = carried.shape
+    return replace(config, dim=of.dim, layers=of.layers, heads=of.heads, max_length=of.max_length)
+
+
 def begin(model: Recommender, carried: Learned) -> None:
-    """Give the towers that know texts the carried weights; ids, and other towers, start anew."""
+    """Give the towers that know texts the carried weights; ids, and other towers, start anew.
+
+    Raises ModelError where the two do not read the same texts.
+    """
+    if model.shape.text_dim != carried.shape.text_dim:
+        raise ModelError(
+            f"the other shop's model reads texts of {carried.shape.text_dim} numbers, not "
+            f"{model.shape.text_dim}: give both shops the same text_encoder"
+        )
     state = dict(model.state_dict())
     state |= {name: carried.weights[name] for name in ("mean", "whiten")}
     places = [number for number, kind in enumerate(model.shape.towers) if kind != IDS]
@@ -63,38 +77,3 @@ def begin(model: Recommender, carried: Learned) -> None:
             if int(number) < len(places):
                 state[f"towers.{places[int(number)]}.{rest}"] = value
     model.load_state_dict(state)
-
-
-def learn(inputs: NightInputs, config: Config) -> tuple[Learned, float]:
-    """A cold start: the trained network, and its NDCG@10 on the held-out days."""
-    case = validation(inputs)
-    model = train(case.data, case.facts, config, log=lambda _: None).model
-    return case.learned(model), case.ndcg(model)
-
-
-def zero_shot(learned: Learned, inputs: NightInputs) -> float:
-    """NDCG@10 of another shop's model on the held-out days, nothing learned here."""
-    case, carried = _case(learned, inputs)
-    return case.ndcg(carried.on(case.data.events.items, case.facts))
-
-
-def warm_start(learned: Learned, inputs: NightInputs, config: Config) -> float:
-    """NDCG@10 after a training that begins with another shop's model."""
-    case, carried = _case(learned, inputs)
-    same = replace(
-        config,
-        dim=learned.shape.dim,
-        layers=learned.shape.layers,
-        heads=learned.shape.heads,
-        max_length=learned.shape.max_length,
-    )
-    trained = train(
-        case.data, case.facts, same, log=lambda _: None, start=lambda model: begin(model, carried)
-    )
-    return case.ndcg(trained.model)
-
-
-def _case(learned: Learned, inputs: NightInputs) -> tuple[Validation, Learned]:
-    """The shop's days with statistics and words as the other shop's model reads them."""
-    case = validation(inputs, learned)
-    return case, carry(learned, case.data.events.kinds)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
 from core.duck import connect
+from core.shop import ShopError, load_shop
 from orchestration.lib.night import Night
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from ml.encoder.nightly import EncoderInputs
     from ml.nightly import NightInputs
+    from ml.recommender.files import Learned
 
 SEED = 20
 """Of every model that a night trains."""
@@ -158,6 +160,42 @@ def champion_inputs(night: Night, inputs: NightInputs, service: str | None = Non
         return inputs
     at_cutoff, at_night = item_features(night, inputs.items, theirs)
     return replace(inputs, item_features_at_cutoff=at_cutoff, item_features_at_night=at_night)
+
+
+def other_shops_model(night: Night, service: str, events: int) -> tuple[str, Learned] | None:
+    """What the shop's model begins with: its name, and the network; None for a cold start.
+
+    It is the newest champion of the shop that `start_from` names; None as long as that has none,
+    and once this shop has as many `events` to learn from as that champion had. Raises ModelError
+    for a shop that is not here, and for a model that reads other texts.
+    """
+    from core.paths import Paths
+    from ml import ModelError, registry
+    from ml.nightly import MODEL
+    from ml.recommender.files import Learned
+
+    name = night.shop.recommender.start_from
+    if name is None:
+        return None
+    try:
+        models = Paths(load_shop(name).name).models
+    except ShopError as error:
+        raise ModelError(f"recommender.start_from in shop.yml: {error}") from error
+    version = registry.champion(models, MODEL)
+    card = registry.card(models, MODEL, version) if version else {}
+    if version is None or events >= card.get("events", 0):
+        return None
+    theirs, own = (
+        (card["feature_service"], card["text_encoder"]),
+        (service, night.shop.text_encoder),
+    )
+    if theirs != own:
+        raise ModelError(
+            f"recommender.start_from in shop.yml: {version} of {name} reads the texts of "
+            f"{' by '.join(theirs)}, this shop those of {' by '.join(own)}. Give both the same "
+            "text_encoder, not fine-tuned, or take start_from out"
+        )
+    return f"{name} {version}", Learned.load(registry.folder(models, MODEL, version))
 
 
 def item_features(night: Night, items: pa.Table, service: str) -> tuple[pa.Table, pa.Table]:

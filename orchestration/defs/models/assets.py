@@ -106,7 +106,12 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         from feature_repo.store import apply
         from ml import ModelError, TooLittleHistory
         from ml.nightly import train
-        from orchestration.lib.inputs import champion_inputs, night_inputs, recommender_service
+        from orchestration.lib.inputs import (
+            champion_inputs,
+            night_inputs,
+            other_shops_model,
+            recommender_service,
+        )
         from orchestration.lib.versions import git_revision
 
         night = tonight(context, shop)
@@ -121,9 +126,14 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         }
         try:
             inputs = night_inputs(night, service)
+            begun = other_shops_model(night, service, inputs.events.num_rows)
+            card["started_from"] = begun[0] if begun else "nothing"
+            if shop.recommender.start_from:
+                context.log.info(f"the training starts from {card['started_from']}")
             result = train(
                 inputs,
                 champion_inputs=champion_inputs(night, inputs, service),
+                start=begun[1] if begun else None,
                 models=night.paths.models,
                 mlflow=night.paths.mlflow,
                 card=card,
