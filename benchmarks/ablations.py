@@ -9,12 +9,12 @@ user has not met.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -79,20 +79,18 @@ def measure(
     """A line of the table."""
     settings = {"towers": (BOTH,)} | PARTS.get(name, {})
     config = replace(loo.RECIPE, max_epochs=epochs, seed=seed, **settings)
-    began = perf_counter()
     if name in WITHOUT:
         with without(*WITHOUT[name]):
             fitted = loo.network(split, text, config)
     else:
         fitted = loo.network(split, text, config)
-    seconds = perf_counter() - began
     cells = []
     for day in (loo.VALID, loo.LAST):
         score = loo.ask(split, fitted.model, fitted.facts, day)
         found = evaluate(name, score, split.truth(day), loo.KS)
         cells += [f"{loo.metric(found, metric, 10):.4f}" for metric in ("ndcg", "recall")]
     print(name, *cells, flush=True)
-    return [name, *cells, f"{seconds:.0f}"]
+    return [name, *cells]
 
 
 def main() -> None:
@@ -102,14 +100,24 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--part", nargs="+", choices=[*PARTS, *WITHOUT], help="only these lines")
+    parser.add_argument("--done", help="file of finished lines: they are not measured again")
     parser.add_argument("--write", action="store_true", help="keep the page in results/")
     asked = parser.parse_args()
     quiet()
     split = loo.read(asked.data)
     text = loo.embedded(split)
+    done = Path(asked.done) if asked.done else None
+    told = done.read_text().splitlines() if done and done.exists() else []
+    known = {row[0]: row for row in map(json.loads, told)}
     names = asked.part or [*PARTS, *WITHOUT]
-    rows = [measure(split, text, name, asked.epochs, asked.seed) for name in names]
-    header = ["", "valid NDCG@10", "valid R@10", "test NDCG@10", "test R@10", "fit, s"]
+    for name in names:
+        if name not in known:
+            known[name] = measure(split, text, name, asked.epochs, asked.seed)
+            if done:
+                with done.open("a") as file:
+                    file.write(json.dumps(known[name]) + "\n")
+    rows = [known[name] for name in names]
+    header = ["", "valid NDCG@10", "valid R@10", "test NDCG@10", "test R@10"]
     parts = [
         f"{asked.data.name}, seed {asked.seed}, {asked.epochs} epochs (fewer than the recipe's "
         f"{loo.RECIPE.max_epochs}: the lines are to be compared with each other). From "

@@ -199,7 +199,7 @@ def main() -> None:
     parts = [
         f"{asked.epochs} epochs of {folder.name}; {config.layers} blocks of {config.dim} "
         f"dimensions, {config.heads} heads, dropout {config.dropout}, {config.max_length} events "
-        f"read, batches of {config.batch_size} sequences; {torch.get_num_threads()} threads."
+        f"read, batches of {config.batch_size} sequences; threads: {torch.get_num_threads()}."
     ]
     if asked.peer.exists():
         courses["RecTools"] = theirs(asked.peer, split, truth, config, peer_epochs)
