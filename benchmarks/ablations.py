@@ -104,18 +104,20 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the page in results/")
     asked = parser.parse_args()
     quiet()
-    split = loo.read(asked.data)
-    text = loo.embedded(split)
     done = Path(asked.done) if asked.done else None
     told = done.read_text().splitlines() if done and done.exists() else []
-    known = {row[0]: row for row in map(json.loads, told)}
+    settings = [asked.data.name, asked.epochs, asked.seed]
+    known = {row[0]: row for of, row in map(json.loads, told) if of == settings}
     names = asked.part or [*PARTS, *WITHOUT]
-    for name in names:
-        if name not in known:
-            known[name] = measure(split, text, name, asked.epochs, asked.seed)
-            if done:
-                with done.open("a") as file:
-                    file.write(json.dumps(known[name]) + "\n")
+    left = [name for name in names if name not in known]
+    if left:
+        split = loo.read(asked.data)
+        text = loo.embedded(split)
+    for name in left:
+        known[name] = measure(split, text, name, asked.epochs, asked.seed)
+        if done:
+            with done.open("a") as file:
+                file.write(json.dumps([settings, known[name]]) + "\n")
     rows = [known[name] for name in names]
     header = ["", "valid NDCG@10", "valid R@10", "test NDCG@10", "test R@10"]
     parts = [
