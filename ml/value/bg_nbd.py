@@ -12,7 +12,6 @@ from typing import cast
 
 import numpy as np
 
-from ml import ModelError
 from ml.value.history import Array, History, alike
 from ml.value.likelihood import Fit, maximise
 
@@ -51,13 +50,13 @@ class BgNbd:
     @classmethod
     def of(cls, parameters: Array) -> BgNbd:
         """From the parameters of a fit, r, alpha, a, b, buying, leaving."""
-        first, shifts = parameters[:4].tolist(), parameters[4:].tolist()
+        one, two, three, four, *shifts = parameters.tolist()
         k = len(shifts) // 2
-        return cls(*first, tuple(shifts[:k]), tuple(shifts[k:]))
+        return cls(one, two, three, four, tuple(shifts[:k]), tuple(shifts[k:]))
 
     def p_alive(self, history: History) -> Array:
         """[n] probability that a customer is not lost yet (1 for those without a repeat)."""
-        alpha, a = self._own(history)
+        alpha, a = self.alpha / history.times(self.buying), self.a * history.times(self.leaving)
         alive, gone = _parts(history, self.r, alpha, a, self.b)
         return cast(Array, np.exp(alive - np.logaddexp(alive, gone)))
 
@@ -68,22 +67,12 @@ class BgNbd:
         arguments do not grow with the number of purchases.
         """
         x, r, b = history.repeats, self.r, self.b
-        alpha, a = self._own(history)
+        alpha, a = self.alpha / history.times(self.buying), self.a * history.times(self.leaving)
         a = np.where(np.abs(a - 1) > _NEAR_ONE, a, 1 + _NEAR_ONE)
         a = np.where(np.abs(a + b - 1) > _NEAR_ONE, a, a + 2 * _NEAR_ONE)
         z = horizon / (alpha + history.age + horizon)
         left = (1 - z) ** (a - 1) * _hypergeometric(a + b - 1 - r, a - 1, a + b - 1, x, z)
         return cast(Array, (a + b + x - 1) / (a - 1) * (1 - left) * self.p_alive(history))
-
-    def _own(self, history: History) -> tuple[Array, Array]:
-        """alpha and a of each customer, [n]; raises ModelError for traits of another fit."""
-        if history.traits.shape[1] != len(self.buying):
-            raise ModelError(
-                f"the model was fitted on {len(self.buying)} traits, not "
-                f"{history.traits.shape[1]}: give it the same ones"
-            )
-        alpha = self.alpha * np.exp(-history.traits @ np.array(self.buying))
-        return alpha, self.a * np.exp(history.traits @ np.array(self.leaving))
 
 
 def _hypergeometric(first: Array, second: Array, third: Array, x: Array, z: Array) -> Array:
@@ -120,16 +109,16 @@ class _Objective:
         self.history = history
         # the special functions depend on few different rows: the purchases, and the traits
         first, self.place = alike(history.repeats, history.traits)
-        self.x, self.traits = history.repeats[first], history.traits[first]
-        self.customers = np.bincount(self.place, weights=history.customers)
+        self.groups = history.rows(first)
+        self.customers = self._sum(history.customers)
 
     def __call__(self, parameters: Array) -> tuple[float, Array]:
         from scipy.special import betaln, digamma, gammaln
 
         own = BgNbd.of(parameters)
-        r, b, x, n = own.r, own.b, self.x, self.customers
-        alphas = own.alpha * np.exp(-self.traits @ np.array(own.buying))
-        many_a = own.a * np.exp(self.traits @ np.array(own.leaving))
+        r, b, x, n = own.r, own.b, self.groups.repeats, self.customers
+        alphas = own.alpha / self.groups.times(own.buying)
+        many_a = own.a * self.groups.times(own.leaving)
         alpha, a = alphas[self.place], many_a[self.place]
         alive, gone = _parts(self.history, r, alpha, a, b)
         both = np.logaddexp(alive, gone)
@@ -150,7 +139,8 @@ class _Objective:
         d_b = n * (ends + digamma(b + x) - digamma(b))
         d_b -= lost / np.where(x > 0, b + x - 1, 1)
         first = [d_r.sum(), d_alpha.sum() / own.alpha, d_a.sum() / own.a, d_b.sum()]
-        return float(value), np.array([*first, *-(d_alpha @ self.traits), *(d_a @ self.traits)])
+        traits = self.groups.traits
+        return float(value), np.array([*first, *-(d_alpha @ traits), *(d_a @ traits)])
 
     def _sum(self, each: Array) -> Array:
-        return np.bincount(self.place, weights=each, minlength=len(self.x))
+        return cast(Array, np.bincount(self.place, weights=each, minlength=len(self.groups)))

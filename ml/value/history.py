@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,14 @@ class History:
         traits: Array | None = None,
     ) -> History:
         """Checked; raises ModelError when the numbers cannot be those of customers."""
-        given = [np.asarray(each, np.float64) for each in (repeats, recency, age)]
-        n = len(given[0])
-        count = np.ones(n) if customers is None else np.asarray(customers, np.float64)
-        known = np.empty((n, 0)) if traits is None else np.asarray(traits, np.float64)
-        made = cls(*given, count, known)
+        n = len(repeats)
+        made = cls(
+            repeats=np.asarray(repeats, np.float64),
+            recency=np.asarray(recency, np.float64),
+            age=np.asarray(age, np.float64),
+            customers=np.asarray(np.ones(n) if customers is None else customers, np.float64),
+            traits=np.asarray(np.empty((n, 0)) if traits is None else traits, np.float64),
+        )
         made._check()
         return made
 
@@ -82,8 +86,17 @@ class History:
         """Equal rows as one that stands for all of them."""
         first, place = alike(self.repeats, self.recency, self.age, self.traits)
         one = self.rows(first)
-        count = np.bincount(place, weights=self.customers)
-        return History(one.repeats, one.recency, one.age, count, one.traits)
+        count = np.bincount(place, weights=self.customers).astype(np.float64)
+        return replace(one, customers=count)
+
+    def times(self, shifts: tuple[float, ...]) -> Array:
+        """[n] exp(traits @ shifts); raises ModelError for another number of traits."""
+        if self.traits.shape[1] != len(shifts):
+            raise ModelError(
+                f"the model was fitted on {len(shifts)} traits, not {self.traits.shape[1]}: "
+                "give it the same ones"
+            )
+        return cast(Array, np.exp(self.traits @ np.array(shifts)))
 
 
 def alike(*columns: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -81,7 +81,7 @@ def maximise(objective: Objective, start: Array, positive: int, what: str) -> Fi
         jac=True,
         method="L-BFGS-B",
         bounds=[(-_FAR, _FAR)] * len(begin),
-        options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-9},
+        options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9},
     )
     at_edge = np.abs(found.x) >= _FAR - 1e-6
     if not np.isfinite(found.fun) or at_edge.any():

@@ -24,12 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ml import ModelError
 from ml.value.history import Array, History
 from ml.value.likelihood import Fit, maximise
 
-NODES = 32
-_SUNK = 50.0
+NODES = 24
+_SUNK = 40.0
 """What lies further below the beginning, as a logarithm, adds nothing to a float."""
 _NEWTON = 6
 PREVIEW = 20_000
@@ -69,9 +68,9 @@ class ParetoNbd:
     @classmethod
     def of(cls, parameters: Array) -> ParetoNbd:
         """From the parameters of a fit, r, alpha, s, beta, buying, leaving."""
-        first, shifts = parameters[:4].tolist(), parameters[4:].tolist()
+        one, two, three, four, *shifts = parameters.tolist()
         k = len(shifts) // 2
-        return cls(*first, tuple(shifts[:k]), tuple(shifts[k:]))
+        return cls(one, two, three, four, tuple(shifts[:k]), tuple(shifts[k:]))
 
     def p_alive(self, history: History) -> Array:
         """[n] probability that a customer is not lost yet."""
@@ -84,23 +83,17 @@ class ParetoNbd:
 
         Formula 41 of Fader and Hardie 2005, "A Note on Deriving the Pareto/NBD Model".
         """
-        alpha, beta = self.own(history)
+        alpha, beta = _own(history, self)
         later = np.log1p(horizon / (beta + history.age))
         s = self.s - 1
         lifetime = later if abs(s) < 1e-12 else -np.expm1(-s * later) / s
         rate = (self.r + history.repeats) / (alpha + history.age)
         return cast(Array, self.p_alive(history) * rate * (beta + history.age) * lifetime)
 
-    def own(self, history: History) -> tuple[Array, Array]:
-        """alpha and beta of each customer, [n]; raises ModelError for traits of another fit."""
-        if history.traits.shape[1] != len(self.buying):
-            raise ModelError(
-                f"the model was fitted on {len(self.buying)} traits, not "
-                f"{history.traits.shape[1]}: give it the same ones"
-            )
-        shifts = (history.traits @ np.array(each) for each in (self.buying, self.leaving))
-        buying, leaving = (np.exp(-each) for each in shifts)
-        return self.alpha * buying, self.beta * leaving
+
+def _own(history: History, model: ParetoNbd) -> tuple[Array, Array]:
+    """alpha and beta of each customer, [n]."""
+    return model.alpha / history.times(model.buying), model.beta / history.times(model.leaving)
 
 
 def _pieces(history: History) -> list[History]:
@@ -114,7 +107,7 @@ def _parts(history: History, model: ParetoNbd) -> tuple[Array, Array, Array]:
     The third, [4, n], are the means over the time of loss of the logs and inverses by which the
     gradient is made: log(alpha + y), 1 / (alpha + y), log(beta + y), 1 / (beta + y).
     """
-    columns = (history.repeats, history.recency, history.age, *model.own(history))
+    columns = (history.repeats, history.recency, history.age, *_own(history, model))
     x, recency, age, alpha, beta = (torch.from_numpy(each) for each in columns)
     r, s = model.r, model.s
     alive = -(r + x) * torch.log(alpha + age) - s * torch.log(beta + age)
@@ -181,7 +174,7 @@ def _piece(rows: History, model: ParetoNbd) -> tuple[float, Array]:
     both = np.logaddexp(alive, gone)
     n, x = rows.customers, rows.repeats
     r, s = model.r, model.s
-    alpha, beta = model.own(rows)
+    alpha, beta = _own(rows, model)
     there = n * np.exp(alive - both)
     lost = n - there
     a, b = alpha + rows.age, beta + rows.age
