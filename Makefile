@@ -83,7 +83,7 @@ rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
 
 lock: ## resolve pyproject.toml anew and write requirements.lock
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	@.venv-lock/bin/pip install --quiet ".[dev,team,bench]"
+	@.venv-lock/bin/pip install --quiet ".[dev,team,share,bench]"
 	@{ head -2 requirements.lock; .venv-lock/bin/pip freeze --exclude perennial \
 	  | grep -viE '^(nvidia-|triton|cuda-)' | sed 's/+cpu//'; } > requirements.new
 	@mv requirements.new requirements.lock && rm -rf .venv-lock
