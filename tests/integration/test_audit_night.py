@@ -95,6 +95,12 @@ MARTS = {
     "funnel_daily": "SELECT event_ts::DATE AS funnel_date, 12 AS sessions, 12 AS sessions_view, "
     "0 AS sessions_cart, 0 AS sessions_checkout, 12 AS sessions_purchase FROM landed GROUP BY 1",
     "user_rfm": "SELECT user_id, 1 AS r_score, 5 AS f_score, 3 AS m_score FROM landed GROUP BY 1",
+    "repurchase_survival": "SELECT 30 AS days, 40 AS at_risk",
+    "session_stats": "SELECT DATE '2026-03-01' AS stat_date, 'new' AS visitor_kind",
+    "returning_revenue": "SELECT DATE '2026-03-01' AS month, 0.5 AS share",
+    "cohort_value": "SELECT DATE '2026-03-01' AS cohort, 1 AS months, 5.0 AS value",
+    "item_second_orders": "SELECT 'item7' AS item_id, 1.0 AS lift",
+    "metric_definitions": "SELECT 'dwell' AS metric, 'the time on a page' AS definition",
 }
 FEATURES = {
     "user_behaviour_v1": "SELECT user_id, getvariable('night_end') AS event_timestamp, "

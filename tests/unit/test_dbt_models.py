@@ -28,6 +28,12 @@ MARTS = {
     "funnel_daily",
     "user_rfm",
     "churn_horizon",
+    "repurchase_survival",
+    "session_stats",
+    "returning_revenue",
+    "cohort_value",
+    "item_second_orders",
+    "metric_definitions",
 }
 
 

@@ -1,0 +1,56 @@
+{#- The one place where a metric is defined. The report prints these words under its figures, and a test
+    holds docs/analyst.md to them; what a table counts in detail is said in the table's own yml. -#}
+{%- set metrics = [
+    ('net_revenue', 'Net revenue', 'team:analytics', 'fct_order_lines',
+     "Purchases less refunds. Over time, each counts on the day it happened; of an order, its refunds count with the order."),
+    ('repeat_rate', 'Repeat rate', 'team:analytics', 'fct_orders',
+     "Customers with a second valid order, ever, over all customers. It grows with the age of the shop, so do not compare shops or years with it."),
+    ('repurchase_rate', 'Repurchase rate (W)', 'team:analytics', 'repurchase_rates',
+     "Customers with a second valid order within W days of their first, over customers whose W days have elapsed."),
+    ('repurchase_curve', 'Repurchase curve', 'team:analytics', 'repurchase_survival',
+     "Share of customers with a second valid order at most so many days after their first, by Kaplan and Meier: those without one are censored at the night, so they count for as long as they have been watched."),
+    ('median_days_to_second', 'Median days to the second order', 'team:analytics', 'repurchase_survival',
+     "The first day on which the repurchase curve reaches one half of all customers, those who have not come back included; not reached while it stays below."),
+    ('n_day_retention', 'N-day retention', 'team:analytics', 'retention_cohorts',
+     "Users with an event (other than a refund or an exposure) in the calendar day, week or month that lies N after that of their first event, over users for whom that unit has fully elapsed."),
+    ('unbounded_retention', 'Unbounded retention', 'team:analytics', 'retention_cohorts',
+     "Users with such an event in that unit or any later one, over the same users; recent users have had less time for it."),
+    ('bracket_retention', 'Bracket retention', 'team:analytics', 'retention_cohorts',
+     "Users with such an event in the N-th stretch of 1, 7 or 30 days counted from their own first day, over users for whom it has fully elapsed."),
+    ('session', 'Session', 'team:analytics', 'fct_sessions',
+     "A visitor's events without a gap of 30 minutes. It counts on the day it began."),
+    ('dwell', 'Dwell', 'team:analytics', 'dwell_stats',
+     "The shop's own measurement of the time on a page, else the time to the next event of the session. The last page of a session has none, which is not the same as zero."),
+    ('depth', 'Depth', 'team:analytics', 'session_stats',
+     "Pages seen in a session: views and searches."),
+    ('visitor_kind', 'Kind of visitor', 'team:analytics', 'session_stats',
+     "What a visitor was on the morning of the session's day: new (first day here), returning (came on an earlier day, bought on none), customer (bought on an earlier day) or guest (no id)."),
+    ('returning_revenue', 'Revenue from returning users', 'team:analytics', 'returning_revenue',
+     "Net revenue of the valid orders that are not their user's first, over that of all valid orders of users with an id, in the month they were placed. Guests are in neither."),
+    ('cohort_value', 'Value of a cohort', 'team:analytics', 'cohort_value',
+     "Net revenue so far of the customers whose first valid order fell into one month, over the number of these customers. Months since are stretches of 30 days from each customer's own first order, shown once they are over for all of them."),
+    ('cohort_forecast', 'Forecast of a cohort', 'team:data-science', 'user_predictions',
+     "What its customers will have been worth 12 such months after their first order: their net revenue so far plus each one's predicted spend for the days that are left, over the number of customers."),
+    ('item_lift', 'Lift of a first item', 'team:analytics', 'item_second_orders',
+     "Of the customers with the item in their first valid order, the share who order again within 90 days, over the same share of all customers. Only customers whose 90 days have elapsed are counted."),
+    ('churn', 'Churn', 'team:data-science', 'churn_horizon',
+     "Never observed in a shop without contracts: a customer counts as lost after H days without an order, H being a quantile of the days between orders."),
+    ('segment_flow', 'Moves between segments', 'team:analytics', 'segment_history',
+     "Users by their life-cycle segment 90 days before the night and at the night. Who was first seen since then comes in from outside."),
+    ('prediction_deciles', 'Predicted against actual', 'team:data-science', 'prediction_deciles',
+     "Users ranked by what was predicted for them on a past night and cut into tenths, 1 the highest: the mean predicted for each tenth beside the mean of what came."),
+    ('prediction_quality', 'Model quality', 'team:data-science', 'prediction_quality',
+     "How well predictions told users apart or hit the amount, judged by what came after them, beside what plain rules achieve for the same users."),
+    ('campaign_effect', 'Effect of a campaign', 'team:analytics', 'campaign_results',
+     "Mean outcome of the users a campaign treated less that of its holdout, users of the same audience left out by lot. An interval that holds 0 may be chance."),
+] -%}
+
+{%- for metric, title, owner, mart, definition in metrics %}
+select
+    '{{ metric }}' as metric,
+    '{{ title }}' as title,
+    '{{ owner }}' as owner,
+    '{{ mart }}' as mart,
+    '{{ definition | replace("'", "''") }}' as definition
+{{ 'union all' if not loop.last }}
+{%- endfor %}
