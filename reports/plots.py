@@ -86,7 +86,8 @@ class Plot:
 # --- rendering -----------------------------------------------------------------------------------
 
 
-def _styled() -> Any:
+def styled() -> Any:
+    """The one style of all figures, as a context to draw in."""
     import matplotlib
 
     return matplotlib.rc_context(_STYLE)  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def _styled() -> Any:
 def svg(figure: Figure, name: str) -> str:
     """The figure as an `<svg>` element for a page; `name` keeps its ids apart from others'."""
     buffer = io.StringIO()
-    with _styled():
+    with styled():
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     figure.set_layout_engine("none")  # laid out now: a PNG of it need not do so again
     text = buffer.getvalue()
@@ -126,7 +127,7 @@ def png(figure: Figure, dpi: int = 110, stamp: str = "") -> bytes:
 
     width, height = figure.get_size_inches()
     buffer = io.BytesIO()
-    with _styled():
+    with styled():
         if stamp:
             figure.text(0.995, 1, stamp, ha="right", va="bottom", fontsize=8.5, color=ORANGE)
         figure.savefig(
@@ -143,25 +144,29 @@ def png(figure: Figure, dpi: int = 110, stamp: str = "") -> bytes:
 # --- shared pieces -------------------------------------------------------------------------------
 
 
-def _figure(width: float = NARROW, height: float = 3.3) -> Figure:
+def blank(width: float = NARROW, height: float = 3.3) -> Figure:
+    """An empty figure, in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _percent(axis: Any) -> None:
+def percent_axis(axis: Any) -> None:
+    """Labels an axis of shares in percent."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:g}%"))
 
 
-def _short_numbers(axis: Any) -> None:
+def short_axis(axis: Any) -> None:
+    """Labels an axis with `short` numbers."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def _dates(axes: Axes, most: int = 7) -> None:
+def date_axis(axes: Axes, most: int = 7) -> None:
+    """Labels the x axis with few dates, each as short as the others allow."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(minticks=3, maxticks=most)
@@ -177,7 +182,8 @@ def _dates(axes: Axes, most: int = 7) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def legend_above(axes: Axes, columns: int) -> None:
+    """A legend in a row above the axes."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0.2)
 
 
@@ -194,19 +200,22 @@ def signed(value: float) -> str:
     return f"{'-' if value < 0 else '+'}{short(abs(value))}"
 
 
-def _clip(text: str, length: int = 34) -> str:
+def clip(text: str, length: int = 34) -> str:
+    """The text, cut off where it is longer than a label may be."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def _columns(data: pa.Table, *names: str) -> list[list[Any]]:
+def lists(data: pa.Table, *names: str) -> list[list[Any]]:
+    """Columns of a table as lists."""
     return [data[name].to_pylist() for name in names]
 
 
-def _trusted_colours(ns: Sequence[int], colour: str) -> list[str]:
+def trusted_colours(ns: Sequence[int], colour: str) -> list[str]:
+    """The colour of each value, pale where it rests on fewer than `SMALL`."""
     return [colour if n >= SMALL else FAINT for n in ns]
 
 
-def _bars(
+def bar_chart(
     labels: Sequence[str],
     values: Sequence[float],
     notes: Sequence[str],
@@ -217,9 +226,9 @@ def _bars(
 
     A bar that rests on fewer than `SMALL` of `ns` is grey.
     """
-    colours = _trusted_colours(ns, colour)
-    with _styled():
-        figure = _figure(height=0.5 + 0.32 * len(labels))
+    colours = trusted_colours(ns, colour)
+    with styled():
+        figure = blank(height=0.5 + 0.32 * len(labels))
         axes = figure.subplots()
         axes.barh(range(len(labels)), values, color=colours, height=0.66)
         axes.set_yticks(range(len(labels)), labels)
@@ -255,8 +264,8 @@ def _draw_bridge(data: pa.Table) -> Figure:
     few = whole["orders"] < SMALL
     ends = [end for _, start, step, _, _ in bars for end in (start, start + step)]
     reach = (max(ends) - min(ends)) or 1.0
-    with _styled():
-        figure = _figure(height=0.5 + 0.36 * len(bars))
+    with styled():
+        figure = blank(height=0.5 + 0.36 * len(bars))
         axes = figure.subplots()
         for row, (_, start, step, colour, note) in enumerate(bars):
             axes.barh(row, step, left=start, color=FAINT if few else colour, height=0.62)
@@ -276,21 +285,19 @@ def _draw_bridge(data: pa.Table) -> Figure:
 
 
 def _draw_sales(data: pa.Table) -> Figure:
-    weeks, orders, revenue, complete = _columns(
-        data, "week", "orders", "net_revenue", "is_complete"
-    )
+    weeks, orders, revenue, complete = lists(data, "week", "orders", "net_revenue", "is_complete")
     shades = [BLUE if whole else FAINT for whole in complete]
-    with _styled():
-        figure = _figure(height=5.4)
+    with styled():
+        figure = blank(height=5.4)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
         upper.bar(weeks, [float(value) for value in revenue], width=5.6, color=shades)
         lower.bar(weeks, orders, width=5.6, color=shades)
         upper.set_ylabel("net revenue")
         lower.set_ylabel("orders")
         for axes in (upper, lower):
-            _short_numbers(axes.yaxis)
+            short_axis(axes.yaxis)
             axes.yaxis.get_major_locator().set_params(nbins=4)
-        _dates(lower)
+        date_axis(lower)
         upper.grid(visible=False, axis="x")
         figure.align_ylabels()
     return figure
@@ -302,20 +309,20 @@ def _draw_retention(data: pa.Table) -> Figure:
 
     cohorts = sorted(set(data["cohort"].to_pylist()))
     last = max(data["period"].to_pylist())
-    sizes = dict(zip(*_columns(data, "cohort", "size"), strict=True))
-    rates, eligibles = _columns(data, "rate", "eligible")
+    sizes = dict(zip(*lists(data, "cohort", "size"), strict=True))
+    rates, eligibles = lists(data, "rate", "eligible")
     trusted = [rate for rate, n in zip(rates, eligibles, strict=True) if n >= SMALL]
     top = max(trusted, default=0) or 1
     shade = LinearSegmentedColormap.from_list("blues", SHADES)
     monthly = all(cohort.day == 1 for cohort in cohorts)
-    with _styled():
-        figure = _figure(max(NARROW, 1.6 + 0.34 * last), 0.75 + 0.25 * len(cohorts))
+    with styled():
+        figure = blank(max(NARROW, 1.6 + 0.34 * last), 0.75 + 0.25 * len(cohorts))
         axes = figure.subplots()
         for cohort, period, n, rate in zip(
-            *_columns(data, "cohort", "period", "eligible", "rate"), strict=True
+            *lists(data, "cohort", "period", "eligible", "rate"), strict=True
         ):
             row, few = cohorts.index(cohort), n < SMALL
-            axes.add_patch(_cell(period, row, "#ffffff" if few else shade(rate / top)))
+            axes.add_patch(cell(period, row, "#ffffff" if few else shade(rate / top)))
             dark = not few and rate / top > 0.55
             colour = GREY if few else "#ffffff" if dark else INK
             axes.text(
@@ -333,7 +340,7 @@ def _draw_retention(data: pa.Table) -> Figure:
         axes.xaxis.set_label_position("top")
         axes.set_xlim(0.5, last + 0.5)
         axes.set_ylim(len(cohorts) - 0.5, -0.5)
-        _bare(axes)
+        bare(axes)
     return figure
 
 
@@ -344,21 +351,23 @@ def _draw_first_periods(data: pa.Table) -> Figure | None:
     return _draw_retention(first) if first.num_rows < data.num_rows else None
 
 
-def _cell(x: float, y: float, colour: Any) -> Any:
+def cell(x: float, y: float, colour: Any) -> Any:
+    """One cell of a heat map."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=colour, edgecolor="none")
 
 
-def _bare(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
+    """Takes grid, frame and ticks off, where the cells say all."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 
 
-def _band(axes: Axes, data: pa.Table, x: str, colour: str, label: str, marker: str = "") -> None:
+def band(axes: Axes, data: pa.Table, x: str, colour: str, label: str, marker: str = "") -> None:
     """A rate with its interval; where n is below `SMALL` the line goes on in grey."""
-    xs, rates, lows, highs, ns = _columns(data, x, "rate", "low", "high", "eligible")
+    xs, rates, lows, highs, ns = lists(data, x, "rate", "low", "high", "eligible")
     enough = [n >= SMALL for n in ns]
     axes.plot(xs, rates, color=FAINT, linewidth=1.2, marker=marker, markersize=3)
     solid = [rate if good else math.nan for rate, good in zip(rates, enough, strict=True)]
@@ -371,8 +380,8 @@ def _draw_retention_curve(data: pa.Table) -> Figure:
     import pyarrow.compute as pc
 
     grain = data["cohort_grain"][0].as_py()
-    with _styled():
-        figure = _figure(height=3.8)
+    with styled():
+        figure = blank(height=3.8)
         for axes, kind, colour, label in zip(
             figure.subplots(2, sharex=True),
             ("n_day", "unbounded"),
@@ -382,11 +391,11 @@ def _draw_retention_curve(data: pa.Table) -> Figure:
         ):
             part = data.filter(pc.equal(data["kind"], kind))
             if part.num_rows:
-                _band(axes, part, "period", colour, label)
+                band(axes, part, "period", colour, label)
             axes.set_title(label, fontsize=10.5, loc="left", color=colour)
             axes.set_ylim(bottom=0)
             axes.yaxis.get_major_locator().set_params(nbins=4)
-            _percent(axes.yaxis)
+            percent_axis(axes.yaxis)
         axes.set_xlabel(f"{grain} N after the first event")
         axes.set_xlim(left=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -394,12 +403,10 @@ def _draw_retention_curve(data: pa.Table) -> Figure:
 
 
 def _draw_repurchase_windows(data: pa.Table) -> Figure:
-    windows, rates, lows, highs, ns = _columns(
-        data, "window_days", "rate", "low", "high", "eligible"
-    )
+    windows, rates, lows, highs, ns = lists(data, "window_days", "rate", "low", "high", "eligible")
     rows = range(len(windows))
-    with _styled():
-        figure = _figure(height=0.9 + 0.42 * len(windows))
+    with styled():
+        figure = blank(height=0.9 + 0.42 * len(windows))
         axes = figure.subplots()
         for row, rate, low, high, n in zip(rows, rates, lows, highs, ns, strict=True):
             colour = BLUE if n >= SMALL else FAINT
@@ -411,7 +418,7 @@ def _draw_repurchase_windows(data: pa.Table) -> Figure:
         axes.set_ylim(len(windows) - 0.5, -0.5)
         axes.set_xlim(0, min(1.0, max(highs) * 1.1) + 0.01)
         axes.set_xlabel("customers who ordered again")
-        _percent(axes.xaxis)
+        percent_axis(axes.xaxis)
         axes.grid(visible=False, axis="y")
     return figure
 
@@ -421,25 +428,25 @@ def _draw_repurchase_cohorts(data: pa.Table) -> Figure:
 
     windows = sorted(set(data["window_days"].to_pylist()))
     colours = (BLUE, ORANGE, GREEN, PINK)
-    with _styled():
-        figure = _figure()
+    with styled():
+        figure = blank()
         axes = figure.subplots()
         for position, window in enumerate(windows):
             part = data.filter(pc.equal(data["window_days"], window))
-            _band(axes, part, "cohort", colours[position % 4], f"{window} days", "o")
-        _dates(axes)
+            band(axes, part, "cohort", colours[position % 4], f"{window} days", "o")
+        date_axis(axes)
         axes.set_ylim(bottom=0)
         axes.set_xlabel("month of the first order")
-        _percent(axes.yaxis)
-        _legend(axes, len(windows))
+        percent_axis(axes.yaxis)
+        legend_above(axes, len(windows))
     return figure
 
 
 def _draw_order_gaps(data: pa.Table) -> Figure:
-    days, shares, gaps = _columns(data, "days", "share_up_to", "gaps")
-    (colour,) = _trusted_colours([sum(gaps)], BLUE)
-    with _styled():
-        figure = _figure()
+    days, shares, gaps = lists(data, "days", "share_up_to", "gaps")
+    (colour,) = trusted_colours([sum(gaps)], BLUE)
+    with styled():
+        figure = blank()
         axes = figure.subplots()
         axes.step([0, *days], [0, *shares], where="post", color=colour)
         for share in (0.5, 0.9):
@@ -451,16 +458,16 @@ def _draw_order_gaps(data: pa.Table) -> Figure:
         axes.set_ylim(0, 1.02)
         axes.set_xlim(left=0)
         axes.set_xlabel("days between an order and the next")
-        _percent(axes.yaxis)
+        percent_axis(axes.yaxis)
     return figure
 
 
 def _draw_dwell(data: pa.Table) -> Figure:
-    days, medians, means, coverage, ns = _columns(
+    days, medians, means, coverage, ns = lists(
         data, "stat_date", "median_ms", "winsorised_mean_ms", "coverage", "with_dwell"
     )
-    with _styled():
-        figure = _figure(height=3.6)
+    with styled():
+        figure = blank(height=3.6)
         upper, lower = figure.subplots(2, sharex=True, height_ratios=[2, 1])
         for values, colour, label in (
             (means, ORANGE, "winsorised mean"),
@@ -480,25 +487,25 @@ def _draw_dwell(data: pa.Table) -> Figure:
         upper.set_ylim(bottom=0)
         upper.set_ylabel("seconds")
         lower.set_ylabel("coverage")
-        _percent(lower.yaxis)
-        _legend(upper, 2)
+        percent_axis(lower.yaxis)
+        legend_above(upper, 2)
         upper.grid(visible=False, axis="x")
-        _dates(lower)
+        date_axis(lower)
         figure.align_ylabels()
     return figure
 
 
 def _draw_funnel_steps(data: pa.Table) -> Figure:
-    steps, sessions, shares = _columns(data, "step", "sessions", "share_of_sessions")
+    steps, sessions, shares = lists(data, "step", "sessions", "share_of_sessions")
     notes = [f"{n:,} ({share * 100:.1f}%)" for n, share in zip(sessions, shares, strict=True)]
-    return _bars(steps, sessions, notes, sessions)
+    return bar_chart(steps, sessions, notes, sessions)
 
 
 def _draw_funnel_weeks(data: pa.Table) -> Figure:
-    with _styled():
-        figure = _figure()
+    with styled():
+        figure = blank()
         axes = figure.subplots()
-        weeks, ns = _columns(data, "week", "sessions")
+        weeks, ns = lists(data, "week", "sessions")
         for name, colour, label in (
             ("cart_share", BLUE, "cart"),
             ("checkout_share", ORANGE, "checkout"),
@@ -510,25 +517,25 @@ def _draw_funnel_weeks(data: pa.Table) -> Figure:
             axes.plot(weeks, trusted, color=colour, label=label, marker="o", markersize=2.5)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("of sessions")
-        _percent(axes.yaxis)
-        _dates(axes)
-        _legend(axes, 3)
+        percent_axis(axes.yaxis)
+        date_axis(axes)
+        legend_above(axes, 3)
     return figure
 
 
 def _draw_rfm_segments(data: pa.Table) -> Figure:
-    segments, customers, share, revenue = _columns(
+    segments, customers, share, revenue = lists(
         data, "segment", "customers", "customer_share", "revenue_share"
     )
     rows = range(len(segments))
-    with _styled():
-        figure = _figure(height=0.8 + 0.42 * len(segments))
+    with styled():
+        figure = blank(height=0.8 + 0.42 * len(segments))
         axes = figure.subplots()
         for offset, values, colour, label in (
             (-0.19, share, BLUE, "customers"),
             (0.19, [value or 0 for value in revenue], ORANGE, "net revenue"),
         ):
-            colours = _trusted_colours(customers, colour)
+            colours = trusted_colours(customers, colour)
             axes.barh([row + offset for row in rows], values, height=0.36, color=colours)
             axes.barh(0, 0, color=colour, label=label)  # the legend's, whatever is grey
         names = [str(name).replace("_", " ") for name in segments]
@@ -536,9 +543,9 @@ def _draw_rfm_segments(data: pa.Table) -> Figure:
             rows, [f"{name}  ({n:,})" for name, n in zip(names, customers, strict=True)]
         )
         axes.invert_yaxis()
-        _percent(axes.xaxis)
+        percent_axis(axes.xaxis)
         axes.grid(visible=False, axis="y")
-        _legend(axes, 2)
+        legend_above(axes, 2)
     return figure
 
 
@@ -547,12 +554,12 @@ def _draw_rfm_grid(data: pa.Table) -> Figure:
 
     shade = LinearSegmentedColormap.from_list("blues", SHADES)
     top = max(data["customers"].to_pylist())
-    with _styled():
-        figure = _figure(height=3.5)
+    with styled():
+        figure = blank(height=3.5)
         axes = figure.subplots()
-        for r, f, n in zip(*_columns(data, "r_score", "f_score", "customers"), strict=True):
+        for r, f, n in zip(*lists(data, "r_score", "f_score", "customers"), strict=True):
             few = n < SMALL
-            axes.add_patch(_cell(r, f, "#ffffff" if few else shade(n / top)))
+            axes.add_patch(cell(r, f, "#ffffff" if few else shade(n / top)))
             colour = GREY if few else "#ffffff" if n / top > 0.55 else INK
             axes.text(r, f, f"{n:,}", ha="center", va="center", color=colour)
         axes.set_xlim(0.5, 5.5)
@@ -561,30 +568,30 @@ def _draw_rfm_grid(data: pa.Table) -> Figure:
         axes.set_yticks(range(1, 6))
         axes.set_xlabel("recency score  (5: ordered most recently)")
         axes.set_ylabel("frequency score  (5: most orders)")
-        _bare(axes)
+        bare(axes)
     return figure
 
 
 def _draw_top_items(data: pa.Table) -> Figure:
-    titles, revenue, buyers = _columns(data, "title", "net_revenue", "buyers")
+    titles, revenue, buyers = lists(data, "title", "net_revenue", "buyers")
     values = [float(value) for value in revenue]
     notes = [
         f"{short(value)}, {n:,} buyer{'s' * (n != 1)}"
         for value, n in zip(values, buyers, strict=True)
     ]
-    return _bars([_clip(title, 26) for title in titles], values, notes, buyers)
+    return bar_chart([clip(title, 26) for title in titles], values, notes, buyers)
 
 
 def _draw_order_counts(data: pa.Table) -> Figure:
-    orders, customers, shares = _columns(data, "orders", "customers", "share")
+    orders, customers, shares = lists(data, "orders", "customers", "share")
     notes = [f"{n:,} ({share * 100:.0f}%)" for n, share in zip(customers, shares, strict=True)]
-    return _bars(orders, customers, notes, customers)
+    return bar_chart(orders, customers, notes, customers)
 
 
 def _draw_reasons(data: pa.Table) -> Figure:
-    reasons, entries, shares = _columns(data, "reason", "entries", "share")
+    reasons, entries, shares = lists(data, "reason", "entries", "share")
     notes = [f"{share * 100:.0f}%" for share in shares]
-    return _bars([_clip(reason) for reason in reasons], entries, notes, entries, GREEN)
+    return bar_chart([clip(reason) for reason in reasons], entries, notes, entries, GREEN)
 
 
 def _draw_model_metrics(data: pa.Table) -> Figure:
@@ -601,14 +608,14 @@ def _draw_model_metrics(data: pa.Table) -> Figure:
     colours = {"challenger": BLUE, "champion": GREEN}
     across = min(2, len(metrics))
     down = math.ceil(len(metrics) / across)
-    with _styled():
-        figure = _figure(height=down * (0.62 + 0.24 * len(models)))
+    with styled():
+        figure = blank(height=down * (0.62 + 0.24 * len(models)))
         grid = figure.subplots(down, across, sharey=True, squeeze=False).flatten().tolist()
         for axes, metric in zip(grid, metrics, strict=False):
             part = data.filter(pc.equal(data["metric"], metric))
             users = max((n for n in part["n_users"].to_pylist() if n is not None), default=SMALL)
             for model, value, low, high in zip(
-                *_columns(part, "model", "value", "low", "high"), strict=True
+                *lists(part, "model", "value", "low", "high"), strict=True
             ):
                 row = models.index(model)
                 colour = colours.get(model, MUTED) if users >= SMALL else FAINT

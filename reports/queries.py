@@ -30,7 +30,7 @@ def table(connection: duckdb.DuckDBPyConnection, sql: str, **values: object) -> 
     return connection.sql(sql, params=values).to_arrow_table()
 
 
-def _wilson(hits: str, n: str) -> str:
+def wilson(hits: str, n: str) -> str:
     """SQL for `low` and `high` of Wilson's 95% interval of `hits` out of `n`.
 
     Source: Wilson (1927); unlike the plain normal interval it stays within [0, 1] for small n.
@@ -174,7 +174,7 @@ def retention(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Table:
             GROUP BY cohort ORDER BY cohort DESC LIMIT {latest}
         )
         SELECT cohort, size, period, eligible, returned, returned / eligible AS rate,
-               {_wilson("returned", "eligible")}
+               {wilson("returned", "eligible")}
         FROM cells JOIN shown USING (cohort)
         WHERE period BETWEEN 1 AND {latest} ORDER BY cohort, period
         """,
@@ -197,7 +197,7 @@ def retention_curve(connection: duckdb.DuckDBPyConnection, grain: str) -> pa.Tab
         )
         SELECT $grain AS cohort_grain, kind, period, eligible, returned,
                returned / eligible AS rate,
-               {_wilson("returned", "eligible")}
+               {wilson("returned", "eligible")}
         FROM sums ORDER BY kind, period
         """,
         grain=grain,
@@ -219,7 +219,7 @@ def repurchase_windows(connection: duckdb.DuckDBPyConnection) -> pa.Table:
             GROUP BY window_days HAVING sum(eligible) > 0
         )
         SELECT window_days, eligible, repurchased, repurchased / eligible AS rate,
-               {_wilson("repurchased", "eligible")}
+               {wilson("repurchased", "eligible")}
         FROM sums ORDER BY window_days
         """,
     )
@@ -231,7 +231,7 @@ def repurchase_cohorts(connection: duckdb.DuckDBPyConnection) -> pa.Table:
         connection,
         f"""
         SELECT cohort, window_days, eligible, repurchased, repurchased / eligible AS rate,
-               {_wilson("repurchased", "eligible")}
+               {wilson("repurchased", "eligible")}
         FROM marts.repurchase_rates WHERE cohort IS NOT NULL AND eligible > 0
         ORDER BY window_days, cohort
         """,

@@ -487,7 +487,7 @@ def test_plots_can_be_drawn_alone(home: Paths) -> None:
 @pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (0, 10_000)])
 def test_wilson_interval_encloses_the_rate_and_stays_within_0_and_1(hits: int, n: int) -> None:
     with duckdb.connect() as connection:
-        sql = f"SELECT {queries._wilson(str(hits), str(n))}"
+        sql = f"SELECT {queries.wilson(str(hits), str(n))}"
         low, high = connection.execute(sql).fetchall()[0]
     assert 0 <= low <= hits / n <= high <= 1
 
@@ -495,7 +495,7 @@ def test_wilson_interval_encloses_the_rate_and_stays_within_0_and_1(hits: int, n
 def test_wilson_interval_of_a_textbook() -> None:
     # 10 of 20: (0.299, 0.701), e.g. Agresti and Coull (1998)
     with duckdb.connect() as connection:
-        low, high = connection.execute(f"SELECT {queries._wilson('10', '20')}").fetchall()[0]
+        low, high = connection.execute(f"SELECT {queries.wilson('10', '20')}").fetchall()[0]
     assert (round(low, 3), round(high, 3)) == (0.299, 0.701)
 
 
