@@ -33,6 +33,7 @@ GRAIN: dict[str, tuple[str, ...]] = {
     "cohort_value": ("cohort", "months"),
     "item_second_orders": ("item_id",),
     "metric_definitions": ("metric",),
+    "segment_history": ("user_id", "kind", "from_night"),
     "recommendations": ("user_id", "rank"),
     "next_quarter": ("user_id", "part", "rank"),
     "run_manifest": ("section", "name"),

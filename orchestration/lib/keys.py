@@ -31,6 +31,7 @@ MARTS = (
     "cohort_value",
     "item_second_orders",
     "metric_definitions",
+    "segment_history",
 )
 OWNERS = ["team:data-engineering"]
 ANALYSTS = ["team:analytics"]

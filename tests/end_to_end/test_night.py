@@ -60,6 +60,7 @@ def test_every_mart_is_published_with_rows(demo_night: tuple[Place, Ran]) -> Non
             "cohort_value",
             "item_second_orders",
             "metric_definitions",
+            "segment_history",
             "recommendations",
             "next_quarter",
             "run_manifest",

@@ -101,6 +101,8 @@ MARTS = {
     "cohort_value": "SELECT DATE '2026-03-01' AS cohort, 1 AS months, 5.0 AS value",
     "item_second_orders": "SELECT 'item7' AS item_id, 1.0 AS lift",
     "metric_definitions": "SELECT 'dwell' AS metric, 'the time on a page' AS definition",
+    "segment_history": "SELECT user_id, 'life_cycle' AS kind, 'new' AS segment, "
+    "DATE '2026-03-01' AS from_night, NULL::DATE AS to_night FROM landed GROUP BY 1",
 }
 FEATURES = {
     "user_behaviour_v1": "SELECT user_id, getvariable('night_end') AS event_timestamp, "

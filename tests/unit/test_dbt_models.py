@@ -34,6 +34,7 @@ MARTS = {
     "cohort_value",
     "item_second_orders",
     "metric_definitions",
+    "segment_history",
 }
 
 

@@ -161,6 +161,13 @@ CREATE TABLE marts.user_rfm AS
 CREATE TABLE marts.churn_horizon AS
     SELECT 0.9 AS gap_quantile, quantile_disc(days_since_previous, 0.9) AS horizon_days,
            count(*) AS gaps FROM marts.fct_orders WHERE days_since_previous IS NOT NULL;
+CREATE TABLE marts.segment_history AS
+    WITH customers AS (
+        SELECT user_id, min(order_date) AS day FROM marts.fct_orders
+        WHERE order_number IS NOT NULL GROUP BY user_id)
+    SELECT user_id, 'life_cycle' AS kind, 'new' AS segment, day AS from_night, day + 9 AS to_night
+    FROM customers
+    UNION ALL SELECT user_id, 'life_cycle', 'active', day + 10, NULL FROM customers;
 CREATE TABLE marts.item_daily_stats AS
     SELECT item_id, event_date AS stat_date, count(*) FILTER (WHERE event_type = 'view') AS views,
            0::BIGINT AS units, 0::DECIMAL(18, 4) AS revenue
