@@ -7,12 +7,12 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 # What a person gives reaches a command as one word of data, never as a piece of shell.
-export SHOP PORT MODEL DATA SCALE NIGHT FROM TO TRIALS SECONDS
+export SHOP PORT MODEL DATA SCALE NIGHT FROM TO TRIALS SECONDS EPSILON
 export PERSON := $(value USER)
 unexport USER
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-faults lint types ui bench check-shop backfill search backup restore forget rotate-key rollback lock clean
+.PHONY: help setup run test test-faults lint types ui bench check-shop backfill search backup restore forget rotate-key share rollback lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ forget: $(READY) ## erase a person everywhere and prove it: SHOP=name USER=<the 
 
 rotate-key: $(READY) ## another pseudonym for every shopper: SHOP=name, then make run
 	@$(BIN)/python -m privacy rotate-key --shop "$$SHOP"
+
+share: $(READY) ## aggregates with noise for people outside the house: SHOP=name EPSILON=1
+	@$(BIN)/python -m privacy share --shop "$$SHOP" $(if $(EPSILON),--epsilon "$$EPSILON")
 
 rollback: $(READY) ## go back to the model before: SHOP=name MODEL=recommender
 	@$(BIN)/python -m ml.registry rollback --models "$${PERENNIAL_VAR:-var}/$$SHOP/models" "$$MODEL"

@@ -102,6 +102,11 @@ class Paths:
         """The folder of one kept night."""
         return self.kept_nights / night.isoformat()
 
+    @property
+    def share(self) -> Path:
+        """Aggregates for people outside the house, and the ledger of the privacy they cost."""
+        return self.home / "share"
+
     def report(self, night: date) -> Path:
         """The folder of one night's report."""
         return self.home / "reports" / night.isoformat()

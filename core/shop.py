@@ -102,6 +102,32 @@ class KeepNights(_Strict):
     monthly: int = Field(default=3, ge=0, description="the last night of the newest months")
 
 
+class Sharing(_Strict):
+    """The privacy of aggregates that leave the house by `make share` (docs/privacy.md).
+
+    Loss of privacy is counted in epsilon: smaller is more private and less exact.
+    """
+
+    budget: float = Field(
+        default=10, gt=0, description="epsilon of all releases together, for good"
+    )
+    epsilon: float = Field(default=1, gt=0, description="of one release, where EPSILON names none")
+    delta: float = Field(
+        default=1e-7,
+        gt=0,
+        lt=1e-3,
+        description="chance, for each 1 of epsilon, that a country of one user alone is told",
+    )
+    min_cell: int = Field(
+        default=20, ge=1, description="cells with fewer users, counted with noise, are left out"
+    )
+    max_cells: int = Field(default=4, ge=1, description="cells of one aggregate a user counts in")
+    max_orders: int = Field(default=3, ge=1, description="orders of one user that count in a month")
+    max_spend: int = Field(
+        default=300, ge=1, description="money of one user that counts in a month, in `currency`"
+    )
+
+
 class Recommender(_Strict):
     """What the nightly recommender learns from and is judged on."""
 
@@ -165,6 +191,7 @@ class Shop(_Strict):
     thresholds: Thresholds = Thresholds()
     keep_nights: KeepNights = KeepNights()
     retention: Retention = Retention()
+    share: Sharing = Sharing()
     recommender: Recommender
     fine_tune: FineTune = FineTune()
 

@@ -1,7 +1,8 @@
-"""Who must be forgotten, and how long is anything kept?
+"""Who must be forgotten, how long is anything kept, and what may people outside the house see?
 
-Erasing a person from every file, proving it by a search, retention periods and the rotation of the
-pseudonyms' key. `python -m privacy` is the command line; docs/privacy.md has the data map.
+Erasing a person from every file, proving it by a search, retention periods, the rotation of the
+pseudonyms' key, and aggregates with noise under a privacy budget. `python -m privacy` is the
+command line; docs/privacy.md has the data map.
 """
 
 

@@ -1,15 +1,19 @@
-"""The command line behind `make forget` and `make rotate-key`: `python -m privacy ...`."""
+"""The command line behind `make forget`, `rotate-key` and `share`: `python -m privacy ...`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from datetime import UTC, datetime
 
+from core import access
 from core.paths import Paths
 from core.shop import ShopError, load_shop
 from privacy import PrivacyError
 from privacy.forget import Forgotten, forget, table
 from privacy.rotation import rotate
+from privacy.share import share
+from privacy.share import table as table_of_shared
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     erasing.add_argument("--user", required=True, help="the shop's own id of the person")
     rotating = commands.add_parser("rotate-key", help="another pseudonym for everybody")
     rotating.add_argument("--shop", default="demo")
+    sharing = commands.add_parser("share", help="aggregates for people outside the house")
+    sharing.add_argument("--shop", default="demo")
+    sharing.add_argument("--epsilon", type=float, help="privacy that this release may cost")
     asked = parser.parse_args(arguments)
     try:
         shop = load_shop(asked.shop)
@@ -29,6 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise ShopError("USER is empty: name the shop's own id of the person")
         if not paths.home.exists():
             raise ShopError(f"{paths.home} does not exist: no night of {shop.title} has run here")
+        if asked.command == "share":  # reads what is published, also while a night runs
+            access.private()
+            print(table_of_shared(*share(shop, paths, datetime.now(UTC), asked.epsilon)))
+            return 0
         _hold(paths)
         if asked.command == "forget":
             _tell(forget(shop, paths, asked.user))

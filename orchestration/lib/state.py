@@ -19,6 +19,7 @@ from core.shop import Shop, ShopError, load_shop
 from ingest.pseudonym import VARIABLE as PSEUDONYM_KEY
 from orchestration.lib.night import hold
 from orchestration.lib.summary import summary
+from privacy import budget
 from reports import entry
 
 # What a backup leaves out: locks and scratch, and what dbt compiles anew each night
@@ -119,11 +120,12 @@ def _hold(paths: Paths) -> None:
 
 
 def _carry_over(paths: Paths, coming: Path) -> None:
-    """What the backup does not hold and this machine does: the keys, and the link to raw files."""
+    """What the backup does not hold and this machine does: keys, a link to raw files, releases."""
     if paths.secrets.is_dir() and not (coming / "secrets").exists():
         shutil.copytree(paths.secrets, coming / "secrets")
     if paths.raw.is_symlink() and not (coming / "raw").exists():
         (coming / "raw").symlink_to(paths.raw.readlink())
+    budget.carry_over(paths.share, coming / paths.share.name)
 
 
 def _relocate(file: Path, before: str, now: str) -> None:

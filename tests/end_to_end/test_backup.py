@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -16,7 +18,9 @@ import pytest
 
 from audit.publish import content_hash
 from core.access import PUBLISHED
+from core.paths import Paths
 from orchestration.__main__ import main
+from privacy import budget
 from tests.conftest import Place, Ran
 
 NIGHT, NEXT = "2026-06-29", "2026-06-30"
@@ -153,6 +157,11 @@ def _here(place: Place, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int
     return main(list(arguments))
 
 
+def _charge(epsilon: int) -> None:
+    with budget.opened(Paths("demo")) as ledger:
+        ledger.charge(date(2026, 6, 29), "some", "", Decimal(epsilon), 0, datetime(2026, 6, 30))
+
+
 def _snapshot(place: Place) -> dict[str, int]:
     return {
         str(path.relative_to(place.home())): path.stat().st_ino
@@ -219,7 +228,10 @@ def test_a_restore_puts_aside_what_was_there_and_a_damaged_backup_changes_nothin
 ) -> None:
     place = Place(tmp_path / "var")
     shutil.copytree(demo_night[0].home(), place.home(), symlinks=True)
+    monkeypatch.setenv("PERENNIAL_VAR", str(place.var))
+    _charge(1)
     assert _here(place, monkeypatch, "backup", "--to", str(tmp_path)) == 0
+    _charge(2)
     archive = tmp_path / f"demo-{NIGHT}.tar.zst.age"
     pseudonyms = (place.home() / "secrets" / "pseudonym.key").read_text()
     (place.home() / "warehouse.duckdb").write_bytes(b"lost")
@@ -239,6 +251,9 @@ def test_a_restore_puts_aside_what_was_there_and_a_damaged_backup_changes_nothin
     # the backup has no key: the one that was here stays
     assert (place.home() / "secrets" / "pseudonym.key").read_text() == pseudonyms
     assert (place.var / "demo.replaced" / "warehouse.duckdb").read_bytes() == b"lost"
+    # what was shared since the backup is not forgotten: it is with people outside
+    with budget.opened(Paths("demo")) as ledger:
+        assert [grant.epsilon for grant in ledger.grants] == ["1", "2"]
 
     assert _here(place, monkeypatch, "restore", "--from", str(archive)) == 2
     assert "left from an earlier restore" in capsys.readouterr().err

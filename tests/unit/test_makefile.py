@@ -57,6 +57,14 @@ def test_a_folder_reaches_the_night_as_it_was_typed(told: Path, identity: str) -
     assert not (told / "ran").exists()
 
 
+@pytest.mark.parametrize("epsilon", ["0.5", "one; touch ran", "1 'or' 2"])
+def test_an_epsilon_reaches_share_as_it_was_typed(told: Path, epsilon: str) -> None:
+    code, said = make(told, "share", f"EPSILON={epsilon}")
+    assert code == 0, said
+    assert (told / "told").read_text().endswith(f"share\0--shop\0demo\0--epsilon\0{epsilon}\0")
+    assert not (told / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "missing"),
     [
