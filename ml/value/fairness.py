@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml import ModelError
 
@@ -44,7 +45,7 @@ def gaps(
 ) -> pa.Table:
     """AUC, calibration and ECE of each group of each kind, with 95 % bootstrap intervals.
 
-    `outcome` is 0 or 1; `groups` names each user's group by kind, such as country (None is
+    `outcome` is 0 or 1; `groups` names each user's group by kind, such as country (a missing one is
     'unknown'). Groups that are too small to measure, or have one outcome alone, become 'other', and
     are left out when that is too small as well. The row 'gap' is there for two groups or more.
     """
@@ -63,8 +64,8 @@ def gaps(
 
 def _large_enough(named: np.ndarray, outcome: np.ndarray) -> np.ndarray:
     """The group of each user, small ones as 'other'; '' where that is too small too."""
-    missing = np.array([each is None for each in named], bool)
-    group = np.where(missing, UNKNOWN, named).astype(str).astype(object)
+    names = pa.array(named, from_pandas=True).cast(pa.string())
+    group = pc.fill_null(names, UNKNOWN).to_numpy(zero_copy_only=False)
     for instead in (OTHER, ""):
         place = np.unique(group, return_inverse=True)[1]
         n, events = np.bincount(place), np.bincount(place, weights=outcome)

@@ -77,7 +77,9 @@ def test_intervals_hold_the_truth_nearly_always():
 
 def test_small_groups_are_taken_together_and_nobody_without_a_group_is_lost():
     _, probability, outcome = users(1000)
-    country = np.array(["DE"] * 500 + ["FR"] * 90 + ["GB"] * 60 + [None] * 350, object)
+    country = np.array(
+        ["DE"] * 500 + ["FR"] * 90 + ["GB"] * 60 + [None] * 250 + [np.nan] * 100, object
+    )
     outcome[:500] |= np.arange(500) % 50 == 0
     table = measured(gaps(probability, outcome, {"country": country}, 1))
     counts = {grp: row["n"] for (_, grp, _), row in table.items()}
