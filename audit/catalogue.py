@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ingest.contract import EVENT_TYPES, TABLES
 
-STAGES = ("landing", "marts", "features", "recommendations")
+STAGES = ("landing", "marts", "features", "recommendations", "campaigns")
 
 GRAIN: dict[str, tuple[str, ...]] = {
     "dim_users": ("user_id",),
@@ -36,6 +36,8 @@ GRAIN: dict[str, tuple[str, ...]] = {
     "segment_history": ("user_id", "kind", "from_night"),
     "recommendations": ("user_id", "rank"),
     "next_quarter": ("user_id", "part", "rank"),
+    "campaign_audience": ("campaign", "user_id"),
+    "campaign_results": ("campaign", "outcome_days"),
     "run_manifest": ("section", "name"),
 }
 # Tables that grow by the day, and what says which day a row is of. Their checks read the days since
@@ -343,6 +345,7 @@ _MARTS = [
         _key("marts", table, columns)
         for table, columns in GRAIN.items()
         if table not in ("recommendations", "next_quarter", "run_manifest")
+        and not table.startswith("campaign_")
     ),
     _blocking(
         "marts.fct_events.every_landed_event",
@@ -795,9 +798,88 @@ _RECOMMENDATIONS = [
     ),
 ]
 
+_CAMPAIGNS = [
+    _key("campaigns", "campaign_audience", GRAIN["campaign_audience"]),
+    _blocking(
+        "campaigns.campaign_audience.known",
+        "campaign_audience",
+        "whoever is chosen tonight is in dim_users",
+        Rows(
+            "SELECT campaign, user_id FROM {batch} ANTI JOIN dim_users USING (user_id) "
+            "WHERE entered_night = getvariable('night')",
+            "SELECT format('{:,} users chosen tonight', count(*)) FROM campaign_audience "
+            "WHERE entered_night = getvariable('night')",
+            unit="user",
+        ),
+    ),
+    _blocking(
+        "campaigns.campaign_audience.cap",
+        "campaign_audience",
+        "nobody is chosen again, by any campaign, before the cap of both campaigns is over",
+        Rows(
+            """
+            SELECT user_id, campaign, entered_night, apart, cap FROM (
+              SELECT *, entered_night - lag(entered_night) OVER nights AS apart,
+                     greatest(cap_days, lag(cap_days) OVER nights) AS cap
+              FROM {batch} WINDOW nights AS (PARTITION BY user_id ORDER BY entered_night)
+            ) WHERE apart < cap
+            """,
+            unit="user",
+        ),
+    ),
+    _warning(
+        "campaigns.campaign_audience.holdout",
+        "campaign_audience",
+        "as many users are held out as each campaign asks for, within four standard deviations",
+        Rows(
+            """
+            SELECT campaign, count(*) AS users, count(*) FILTER (is_holdout) AS held_out,
+                   round(sum(holdout_share), 1) AS asked
+            FROM {batch} GROUP BY campaign
+            HAVING abs(held_out - sum(holdout_share))
+              > 4 * sqrt(sum(holdout_share * (1 - holdout_share))) + 1e-6
+            """,
+            "SELECT format('{:,} of {:,} users are held out', count(*) FILTER (is_holdout), "
+            "count(*)) FROM campaign_audience",
+            unit="campaign",
+        ),
+    ),
+    _key("campaigns", "campaign_results", GRAIN["campaign_results"]),
+    _blocking(
+        "campaigns.campaign_results.everybody",
+        "campaign_results",
+        "everybody who was chosen is treated, held out or waiting, once",
+        Rows(
+            """
+            SELECT campaign, outcome_days, counted, chosen FROM (
+              SELECT campaign, outcome_days, n_waiting + n_treated + n_holdout AS counted
+              FROM {batch}
+            ) FULL JOIN (
+              SELECT campaign, outcome_days, count(*) AS chosen FROM campaign_audience GROUP BY ALL
+            ) USING (campaign, outcome_days)
+            WHERE coalesce(counted, -1) <> coalesce(chosen, 0)
+            """,
+            unit="campaign",
+        ),
+    ),
+    _blocking(
+        "campaigns.campaign_results.rates",
+        "campaign_results",
+        "rates are between 0 and 1, and differences lie within their intervals",
+        Rows(
+            "SELECT * FROM {batch} WHERE treated_rate NOT BETWEEN 0 AND 1 "
+            "OR holdout_rate NOT BETWEEN 0 AND 1 "
+            "OR rate_difference NOT BETWEEN rate_low AND rate_high "
+            "OR revenue_difference NOT BETWEEN revenue_low AND revenue_high",
+            unit="campaign",
+        ),
+    ),
+]
+
 CATALOGUE: dict[str, list[CheckSpec]] = {
     "landing": _LANDING,
     "marts": _MARTS,
     "features": _FEATURES,
     "recommendations": _RECOMMENDATIONS,
+    "campaigns": _CAMPAIGNS,
 }

@@ -210,6 +210,10 @@ def _build(
         tables = {
             "recommendations": f"read_parquet({literal(recommendations)})",
             "next_quarter": f"read_parquet({literal(later)})",
+            **{
+                name: f"read_parquet({literal(paths.campaigns / f'{name}.parquet')})"
+                for name in ("campaign_audience", "campaign_results")
+            },
             "run_manifest": "manifest",
         }
         # fct_events may be a view in the warehouse; what is published is always a table

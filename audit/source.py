@@ -58,6 +58,9 @@ def setup(
         for view, file in (("recommendations", ""), ("next_quarter", ".next_quarter")):
             pattern = f"{night.isoformat()}{file}.parquet"
             statements.append(_parquet(view, paths.recommendations, pattern))
+    if stage == "campaigns":
+        for view in ("campaign_audience", "campaign_results"):
+            statements.append(_parquet(view, paths.campaigns, f"{view}.parquet"))
     return statements
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from core.paths import Paths
 
-PUBLISHED = ("marts.duckdb", "published.json", "published", "reports")
+PUBLISHED = ("marts.duckdb", "published.json", "published", "reports", "campaigns")
 """What a group may be given of a shop's folder."""
 
 

@@ -79,6 +79,11 @@ class Paths:
         """`recommendations/<night>[.next_quarter].parquet`, scored but not yet published."""
         return self.home / "recommendations"
 
+    @property
+    def campaigns(self) -> Path:
+        """`campaigns/<night>/`: whom campaigns chose on each night, and what was handed out."""
+        return self.home / "campaigns"
+
     def audit(self, night: date) -> Path:
         """Check results and Data Docs of one night."""
         return self.home / "audit" / night.isoformat()

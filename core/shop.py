@@ -81,6 +81,9 @@ class Retention(_Strict):
     audit: int | None = Field(default=None, ge=1, description="results of checks and Data Docs")
     reports: int | None = Field(default=None, ge=1, description="reports of earlier nights")
     recommendations: int | None = Field(default=None, ge=1, description="lists of earlier nights")
+    campaigns: int | None = Field(
+        default=None, ge=1, description="whom campaigns chose; what is gone is measured no more"
+    )
 
     def first_kept(self, table: str, night: date) -> date | None:
         """The first day of a contract table, or of the quarantine, that is kept.

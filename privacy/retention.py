@@ -13,7 +13,7 @@ from datetime import date, timedelta
 from core.paths import Paths
 from core.shop import Shop
 
-KINDS = ("nights", "audit", "reports", "recommendations")
+KINDS = ("nights", "audit", "reports", "recommendations", "campaigns")
 _DATED = re.compile(r"(\d{4}-\d\d-\d\d)(\.next_quarter)?(\.parquet)?")
 
 

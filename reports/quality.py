@@ -93,8 +93,8 @@ def _stages(checks: pa.Table) -> Panel:
     return Panel(
         "checks_by_stage",
         "Checks by stage",
-        "Landing: the raw rows as they came in. Marts, features, recommendations: what was made of "
-        "them. The evidence is in the night's Data Docs.",
+        "Landing: the raw rows as they came in. Marts, features, recommendations, campaigns: what "
+        "was made of them. The evidence is in the night's Data Docs.",
         checks,
         n=f"{count(checks.num_rows)} checks",
         headers=("stage", "checks", "passed", "failed"),

@@ -3,7 +3,7 @@
 from dagster import Definitions
 
 from core.shop import Shop
-from orchestration.defs import features, ingest, models, quality, reports, warehouse
+from orchestration.defs import campaigns, features, ingest, models, quality, reports, warehouse
 from orchestration.defs.schedules import nightly_job, nightly_schedule
 from orchestration.defs.sensors import dead_runs_sensor, late_files_sensor
 
@@ -17,6 +17,7 @@ def shop_definitions(shop: Shop) -> Definitions:
             *warehouse.assets(shop),
             *features.assets(shop),
             *models.assets(shop),
+            *campaigns.assets(shop),
             *reports.assets(shop),
         ],
         asset_checks=quality.checks(shop),

@@ -15,6 +15,7 @@ ROOMS = (
     "audit",
     "feature_repo",
     "ml",
+    "campaigns",
     "reports",
     "privacy",
     "orchestration",

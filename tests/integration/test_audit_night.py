@@ -120,6 +120,7 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
     for folder in (
         "landing",
         "recommendations",
+        "campaigns",
         "quarantine/events",
         "features/item_text_embedding_minilm_v1",
     ):
@@ -174,6 +175,20 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
             f"""COPY (SELECT DATE '{night}' AS night, user_id, 'repeat' AS part, 1 AS rank,
               'item5' AS item_id, 0.5::DOUBLE AS score, 'purchases' AS model_version
               FROM marts.dim_users) TO '{home}/recommendations/{night}.next_quarter.parquet'"""
+        )
+        c.execute(
+            f"""COPY (SELECT 'spring' AS campaign, user_id, 'write' AS action,
+              DATE '{night}' AS entered_night, row_number() OVER (ORDER BY user_id) % 5 = 0
+              AS is_holdout, 0.2::DOUBLE AS holdout_share, 7 AS cap_days, 30 AS outcome_days
+              FROM marts.dim_users) TO '{home}/campaigns/campaign_audience.parquet'"""
+        )
+        c.execute(
+            f"""COPY (SELECT DATE '{night}' AS night, 'spring' AS campaign, 30 AS outcome_days,
+              0 AS n_waiting, 32 AS n_treated, 8 AS n_holdout, 0.5::DOUBLE AS treated_rate,
+              0.25::DOUBLE AS holdout_rate, 0.25::DOUBLE AS rate_difference,
+              -0.1::DOUBLE AS rate_low, 0.6::DOUBLE AS rate_high, 2.5::DOUBLE AS revenue_difference,
+              -1.0::DOUBLE AS revenue_low, 6.0::DOUBLE AS revenue_high)
+              TO '{home}/campaigns/campaign_results.parquet'"""
         )
         _quarantine(c, paths, broken=3)
 
@@ -275,6 +290,8 @@ def _yesterday_with_a_new_date(paths: Paths) -> None:
 
 
 RECOMMENDATIONS = f"recommendations/{TONIGHT}.parquet"
+AUDIENCE = "campaigns/campaign_audience.parquet"
+RESULTS = "campaigns/campaign_results.parquet"
 EMBEDDINGS = "features/item_text_embedding_minilm_v1/part.parquet"
 EVENTS_TONIGHT = f"landing/events/day={TONIGHT}/data_0.parquet"
 FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
@@ -446,6 +463,44 @@ FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
         "item_id item7, recommended",
     ),
     (
+        "campaigns.campaign_audience.cap",
+        "a shopper whom two campaigns choose within three days",
+        _rewrite(
+            AUDIENCE,
+            "FROM t UNION ALL BY NAME SELECT * REPLACE ('summer' AS campaign, entered_night - 3 "
+            "AS entered_night, 14 AS cap_days) FROM t WHERE user_id = (SELECT min(user_id) FROM t)",
+        ),
+        "apart 3, cap 14",
+    ),
+    (
+        "campaigns.campaign_audience.key",
+        "a shopper chosen twice by the same campaign",
+        _rewrite(
+            AUDIENCE,
+            "FROM t UNION ALL BY NAME SELECT * REPLACE (entered_night - 30 AS entered_night) FROM t"
+            " WHERE is_holdout",
+        ),
+        "copies 2",
+    ),
+    (
+        "campaigns.campaign_audience.known",
+        "somebody chosen whom nobody knows",
+        _rewrite(AUDIENCE, "SELECT * REPLACE ('x' || user_id AS user_id) FROM t"),
+        "campaign spring, user_id x",
+    ),
+    (
+        "campaigns.campaign_results.everybody",
+        "results without those who are held out",
+        _rewrite(RESULTS, "SELECT * REPLACE (0 AS n_holdout) FROM t"),
+        "counted 32, chosen 40",
+    ),
+    (
+        "campaigns.campaign_results.rates",
+        "a difference outside of its interval",
+        _rewrite(RESULTS, "SELECT * REPLACE (0.7 AS rate_difference) FROM t"),
+        "rate_difference 0.7",
+    ),
+    (
         "landing.quarantine.share",
         "too many broken rows",
         _broken_rows,
@@ -599,7 +654,11 @@ def test_an_audit_before_its_data_says_what_has_to_run_first(tmp_path, monkeypat
 
 def test_a_published_night_holds_every_mart_and_says_how_it_was_made(paths):
     published = _publish(paths, TONIGHT)
-    assert set(published.tables) == {*MARTS, "recommendations", "next_quarter", "run_manifest"}
+    assert set(published.tables) == {
+        *MARTS,
+        *("recommendations", "next_quarter"),
+        *("campaign_audience", "campaign_results", "run_manifest"),
+    }
     with connect(paths.marts, read_only=True) as c:
         tables = c.execute(
             "SELECT database_name, table_name FROM duckdb_tables() ORDER BY 2"

@@ -84,7 +84,7 @@ def test_folders_of_nights_past_their_period_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, paths = make_shop(tmp_path, monkeypatch)
-    for kind in ("nights", "audit", "reports"):
+    for kind in ("nights", "audit", "reports", "campaigns"):
         for day in ("2026-02-17", "2026-02-18", "2026-02-20", "notes"):
             (paths.home / kind / day).mkdir(parents=True)
             (paths.home / kind / day / "a.json").write_text("{}")
@@ -92,13 +92,14 @@ def test_folders_of_nights_past_their_period_are_deleted(
     for day in ("2026-02-18", "2026-02-20"):
         (paths.recommendations / f"{day}.parquet").write_text("")
         (paths.recommendations / f"{day}.next_quarter.parquet").write_text("")
-    gone = expire(keeping(shop, nights=3, reports=1, recommendations=1), paths, LAST)
+    gone = expire(keeping(shop, nights=3, reports=1, recommendations=1, campaigns=3), paths, LAST)
     assert gone == [
         "nights/2026-02-17",
         "reports/2026-02-17",
         "reports/2026-02-18",
         "recommendations/2026-02-18.next_quarter.parquet",
         "recommendations/2026-02-18.parquet",
+        "campaigns/2026-02-17",
     ]
     assert len(list((paths.home / "audit").iterdir())) == 4
     assert expire(shop, paths, LAST) == []

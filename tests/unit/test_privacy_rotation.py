@@ -94,6 +94,8 @@ def a_night(paths: Paths) -> None:
         (paths.home / file).write_text("views" if "registry" in file else f"{name}\n")
     for file, ids in (
         ("recommendations/2026-01-05.parquet", {"user_id": [name]}),
+        ("campaigns/2026-01-05/chosen.parquet", {"user_id": [name]}),
+        ("campaigns/campaign_audience.parquet", {"user_id": [name]}),
         ("features/behaviour_v1/2026-01-05.parquet", {"user_id": [name]}),
         ("features/texts_v1/part.parquet", {"item_id": ["mug"]}),
     ):

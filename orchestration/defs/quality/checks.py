@@ -30,7 +30,7 @@ def _asset(shop: Shop, spec: CheckSpec) -> AssetKey:
         table = spec.table.removeprefix("landing_")
         # the row accounting is about all tables; what is missing from them is in the quarantine
         return key(shop, "landing", "quarantine" if table == "accounting" else table)
-    layer = {"marts": "marts", "features": "feature_store", "recommendations": "models"}[spec.stage]
+    layer = {"features": "feature_store", "recommendations": "models"}.get(spec.stage, spec.stage)
     return key(shop, layer, spec.table)
 
 

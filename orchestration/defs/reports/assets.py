@@ -42,6 +42,8 @@ def _published(shop: Shop) -> AssetsDefinition:
         *feature_keys(shop),
         key(shop, "models", "recommendations"),
         key(shop, "models", "next_quarter"),
+        key(shop, "campaigns", "campaign_audience"),
+        key(shop, "campaigns", "campaign_results"),
     ]
     # an archive gets no new nights, so it cannot go stale
     freshness = (
@@ -65,6 +67,7 @@ def _published(shop: Shop) -> AssetsDefinition:
     )
     def marts(context: AssetExecutionContext) -> MaterializeResult[Any]:
         from audit.publish import PublishError, publish
+        from campaigns.audience import hand_out
         from orchestration.lib.manifest import manifest_rows, remember_published
         from reports.entry import clear_failure
 
@@ -73,6 +76,8 @@ def _published(shop: Shop) -> AssetsDefinition:
             published = publish(shop, night.paths, night.night, manifest_rows(night))
         except PublishError as error:
             raise Failure(str(error), allow_retries=False) from error
+        if users := hand_out(night.paths, night.night):
+            context.log.info(f"{users:,} users to be talked to: {night.paths.campaigns}")
         gone = remember_published(night)
         if gone:
             context.log.info(f"no longer kept: the nights of {', '.join(map(str, gone))}")
