@@ -46,8 +46,6 @@ def night_steps(night: date, **of_dbt: int) -> dict[str, Step]:
         "audit of features": lambda: run("audit", night=day, stage="features"),
         "popularity lists": lambda: run("lists", night=day),
         "audit of lists": lambda: run("audit", night=day, stage="recommendations"),
-        "campaigns": lambda: run("campaigns", night=day),
-        "audit of campaigns": lambda: run("audit", night=day, stage="campaigns"),
         "publishing": lambda: run("publish", night=day),
         "online store": lambda: run("materialize", night=day),
     }

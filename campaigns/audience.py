@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from campaigns import CampaignError
 from campaigns.spec import Campaign
-from campaigns.who import check_select, choose_users, literal, tonights_marts
+from campaigns.who import check_select, choose_users, tonights_marts
 from core import access
 from core.paths import Paths
 
@@ -69,7 +69,7 @@ def choose(campaigns: Sequence[Campaign], paths: Paths, night: date) -> int:
             chosen = connection.sql(_CHOOSE, params={"night": night}).to_arrow_table()
         with access.published():
             folder.mkdir(parents=True, exist_ok=True)
-            write(chosen, folder / "chosen.parquet")
+        _write(chosen, folder / "chosen.parquet")
     return _rows(folder / "chosen.parquet")
 
 
@@ -104,9 +104,9 @@ def wanting(
 
 def kept(paths: Paths, nights: Iterable[date]) -> str:
     """SQL: FROM what was chosen on these nights."""
-    files = [paths.campaigns / night.isoformat() / "chosen.parquet" for night in nights]
-    if there := [file for file in files if file.exists()]:
-        quoted = ", ".join(literal(file) for file in there)
+    files = [str(paths.campaigns / night.isoformat() / "chosen.parquet") for night in nights]
+    if there := [file for file in files if Path(file).exists()]:
+        quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in there)
         return f"FROM read_parquet([{quoted}])"
     empty = ", ".join(f"NULL::{kind} AS {name}" for name, kind in COLUMNS.items())
     return f"FROM (SELECT {empty} WHERE false)"
@@ -128,8 +128,8 @@ def hand_out(paths: Paths, night: date) -> int:
         chosen = pq.read_table(folder / "chosen.parquet")
         audience = chosen.filter(pc.invert(chosen["is_holdout"])).select(_HANDED_OUT)
         with access.published():
-            write(audience, folder / "audience.parquet")
-            write(audience, folder / "audience.csv")  # last: with it the choice stands
+            _write(audience, folder / "audience.parquet")
+            _write(audience, folder / "audience.csv")  # last: with it the choice stands
     return _rows(folder / "audience.parquet")
 
 
@@ -137,7 +137,7 @@ def _rows(file: Path) -> int:
     return pq.read_metadata(file).num_rows if file.exists() else 0
 
 
-def write(table: pa.Table, file: Path) -> None:
+def _write(table: pa.Table, file: Path) -> None:
     """A table as parquet or CSV, whole or not at all."""
     temporary = file.with_suffix(".next")
     if file.suffix == ".csv":

@@ -13,11 +13,10 @@ from math import sqrt
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from campaigns.audience import handed_out, kept, write
+from campaigns.audience import handed_out, kept
 from campaigns.spec import Campaign
-from campaigns.who import literal
-from core import access
 from core.duck import connect
 from core.paths import Paths
 
@@ -75,45 +74,40 @@ def tables(campaigns: Sequence[Campaign], paths: Paths, night: date) -> tuple[in
 
     Returns the rows of the first and the verdicts of the second.
     """
-    with access.published():
-        paths.campaigns.mkdir(parents=True, exist_ok=True)
-        rows, measured = _measure(paths, night)
-        there = {row["campaign"] for row in measured}
-        measured += [
-            {"campaign": each.name, "outcome_days": each.outcome_days, "n_waiting": 0}
-            for each in campaigns
-            if each.name not in there
-        ]
-        titles = {campaign.name: campaign.title for campaign in campaigns}
-        results = [
-            _effect(row) | {"night": night, "title": titles.get(row["campaign"], row["campaign"])}
-            for row in sorted(measured, key=lambda row: (row["campaign"], row["outcome_days"]))
-        ]
-        file = paths.campaigns / "campaign_results.parquet"
-        write(pa.Table.from_pylist(results, schema=RESULTS), file)
-    return rows, [f"{each['title']}: {each['verdict']}" for each in results]
-
-
-def _measure(paths: Paths, night: date) -> tuple[int, list[dict[str, Any]]]:
-    """Write who was chosen so far; how many, and a row of counts and moments for each campaign."""
     nights = {*(each for each in handed_out(paths) if each < night), night}
     arms = [
         _ARM.format(name=name, arm=f"is_over AND {which}")
         for name, which in (("treated", "NOT is_holdout"), ("holdout", "is_holdout"))
     ]
+    paths.campaigns.mkdir(parents=True, exist_ok=True)
     with connect() as connection:
-        connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
-        connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
+        connection.execute(f"SET temp_directory = '{paths.home / 'spill'}'")
+        connection.execute(f"ATTACH '{paths.warehouse}' AS warehouse (READ_ONLY)")
         connection.execute(f"CREATE TEMP TABLE audience AS {kept(paths, sorted(nights))}")
         draft = paths.campaigns / "campaign_audience.next"
         connection.execute(
             "COPY (FROM audience ORDER BY campaign, entered_night, user_id) "
-            f"TO {literal(draft)} (FORMAT parquet)"
+            f"TO '{draft}' (FORMAT parquet)"
         )
         draft.replace(draft.with_suffix(".parquet"))
+        found = connection.sql(_OUTCOMES.format(arms=",".join(arms)), params={"night": night})
+        measured = found.to_arrow_table().to_pylist()  # a row for each campaign
         [[rows]] = connection.execute("SELECT count(*) FROM audience").fetchall()
-        outcomes = connection.sql(_OUTCOMES.format(arms=",".join(arms)), params={"night": night})
-        return rows, outcomes.to_arrow_table().to_pylist()
+    titles = {campaign.name: campaign.title for campaign in campaigns}
+    there = {row["campaign"] for row in measured}
+    measured += [
+        {"campaign": each.name, "outcome_days": each.outcome_days, "n_waiting": 0}
+        for each in campaigns
+        if each.name not in there
+    ]
+    results = [
+        _effect(row) | {"night": night, "title": titles.get(row["campaign"], row["campaign"])}
+        for row in sorted(measured, key=lambda row: (row["campaign"], row["outcome_days"]))
+    ]
+    draft = paths.campaigns / "campaign_results.next"
+    pq.write_table(pa.Table.from_pylist(results, schema=RESULTS), draft)
+    draft.replace(draft.with_suffix(".parquet"))
+    return rows, [f"{each['title']}: {each['verdict']}" for each in results]
 
 
 def _effect(row: dict[str, Any]) -> dict[str, Any]:

@@ -127,8 +127,8 @@ def tonights_marts(
     `ours` are statements that run before it is locked.
     """
     with connect() as connection:
-        connection.execute(f"SET temp_directory = {literal(paths.home / 'spill')}")
-        connection.execute(f"ATTACH {literal(paths.warehouse)} AS warehouse (READ_ONLY)")
+        connection.execute(f"SET temp_directory = {_literal(paths.home / 'spill')}")
+        connection.execute(f"ATTACH {_literal(paths.warehouse)} AS warehouse (READ_ONLY)")
         connection.execute("CREATE SCHEMA marts")
         for (name,) in connection.execute(
             "SELECT table_name FROM information_schema.tables "
@@ -142,7 +142,7 @@ def tonights_marts(
         for name in sorted(tables & files.keys()):
             if files[name].exists():  # copied: a view could not open the file once it is locked
                 connection.execute(
-                    f'CREATE TABLE marts."{name}" AS FROM read_parquet({literal(files[name])})'
+                    f'CREATE TABLE marts."{name}" AS FROM read_parquet({_literal(files[name])})'
                 )
         for name in sorted(tables & _LATER.keys()):
             connection.execute(f'CREATE TABLE IF NOT EXISTS marts."{name}" ({_LATER[name]})')
@@ -154,7 +154,7 @@ def tonights_marts(
 
 def lock(connection: duckdb.DuckDBPyConnection, night: date) -> None:
     """From now on no file is opened, and no setting can be changed; `night()` is the night."""
-    connection.execute(f"CREATE TEMP MACRO night() AS DATE {literal(night)}")
+    connection.execute(f"CREATE TEMP MACRO night() AS DATE {_literal(night)}")
     connection.execute("SET enable_external_access = false")
     connection.execute("SET lock_configuration = true")
 
@@ -184,6 +184,5 @@ def _first_line(error: duckdb.Error) -> str:
     return " ".join(said[:2]) if len(said) > 1 and said[1].startswith(("Cand", "Did")) else said[0]
 
 
-def literal(value: date | Path) -> str:
-    """A SQL string literal."""
+def _literal(value: date | Path) -> str:
     return "'" + str(value).replace("'", "''") + "'"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TABLES = (
     "churn_horizon",
+    "cohort_value",
     "dim_items",
     "dim_users",
     "dwell_stats",
@@ -37,13 +38,19 @@ TABLES = (
     "fct_sessions",
     "funnel_daily",
     "item_daily_stats",
+    "item_second_orders",
+    "metric_definitions",
     "recommendations",
     "repurchase_rates",
+    "repurchase_survival",
     "retention_cohorts",
+    "returning_revenue",
     "run_manifest",
+    "session_stats",
+    "user_daily_activity",
     "user_rfm",
 )
-"""The marts the report reads."""
+"""The marts the report reads; of predictions, segments and campaigns what is there."""
 
 
 class ReportError(RuntimeError):

@@ -102,6 +102,22 @@ class Source:
         rows = self.connection.execute("SELECT DISTINCT event_type FROM marts.fct_events")
         return {row[0] for row in rows.fetchall()}
 
+    def has(self, mart: str) -> bool:
+        """Whether the published file has this mart; some come only with later steps."""
+        rows = self.connection.execute(
+            "SELECT 1 FROM duckdb_tables() WHERE table_name = $1 AND NOT internal", [mart]
+        )
+        return bool(rows.fetchall())
+
+    def definition(self, metric: str) -> str:
+        """What the metric means, in the words of `marts.metric_definitions`."""
+        rows = self.connection.execute(
+            "SELECT definition FROM marts.metric_definitions WHERE metric = $1", [metric]
+        ).fetchall()
+        if not rows:
+            raise KeyError(f"marts.metric_definitions does not define {metric}")
+        return str(rows[0][0])
+
     def plot(
         self,
         plot: Plot,

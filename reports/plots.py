@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reports import changes, queries
+from reports import changes, queries, survival
 
 if TYPE_CHECKING:
     import duckdb
@@ -29,7 +29,7 @@ SMALL = 30
 NARROW = 4.3
 """Inches: half of the page's column, and what a telephone shows without scrolling."""
 
-PHONE_PERIODS = 8
+PHONE_PERIODS = 6
 """As many periods of a cohort as a telephone shows in letters that can be read."""
 
 INK, MUTED, GREY, FAINT, GRID = "#22303c", "#66737f", "#98a3ad", "#c3cad1", "#e3e7eb"
@@ -303,8 +303,11 @@ def _draw_sales(data: pa.Table) -> Figure:
     return figure
 
 
-def _draw_retention(data: pa.Table) -> Figure:
-    """Cohorts down, periods across; a cell below `SMALL` users stays uncoloured and grey."""
+def _draw_retention(data: pa.Table, small: float = 6.5) -> Figure:
+    """Cohorts down, periods across: the rate, and below it the interval in `small` letters.
+
+    A cell below `SMALL` users stays uncoloured and grey.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     cohorts = sorted(set(data["cohort"].to_pylist()))
@@ -316,17 +319,32 @@ def _draw_retention(data: pa.Table) -> Figure:
     shade = LinearSegmentedColormap.from_list("blues", SHADES)
     monthly = all(cohort.day == 1 for cohort in cohorts)
     with styled():
-        figure = blank(max(NARROW, 1.6 + 0.34 * last), 0.75 + 0.25 * len(cohorts))
+        figure = blank(max(NARROW, 1.6 + 0.37 * last), 0.75 + 0.34 * len(cohorts))
         axes = figure.subplots()
-        for cohort, period, n, rate in zip(
-            *lists(data, "cohort", "period", "eligible", "rate"), strict=True
+        for cohort, period, n, rate, low, high in zip(
+            *lists(data, "cohort", "period", "eligible", "rate", "low", "high"), strict=True
         ):
             row, few = cohorts.index(cohort), n < SMALL
             axes.add_patch(cell(period, row, "#ffffff" if few else shade(rate / top)))
             dark = not few and rate / top > 0.55
             colour = GREY if few else "#ffffff" if dark else INK
             axes.text(
-                period, row, f"{rate * 100:.0f}", ha="center", va="center", fontsize=9, color=colour
+                period,
+                row - 0.14,
+                f"{rate * 100:.0f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color=colour,
+            )
+            axes.text(
+                period,
+                row + 0.24,
+                f"{low * 100:.0f}-{high * 100:.0f}",
+                ha="center",
+                va="center",
+                fontsize=small,
+                color=colour,
             )
         labels = [f"{cohort:%b %Y}" if monthly else f"{cohort:%d %b %Y}" for cohort in cohorts]
         axes.set_yticks(
@@ -348,7 +366,7 @@ def _draw_first_periods(data: pa.Table) -> Figure | None:
     import pyarrow.compute as pc
 
     first = data.filter(pc.less_equal(data["period"], PHONE_PERIODS))
-    return _draw_retention(first) if first.num_rows < data.num_rows else None
+    return _draw_retention(first, small=7.5) if first.num_rows < data.num_rows else None
 
 
 def cell(x: float, y: float, colour: Any) -> Any:
@@ -421,6 +439,104 @@ def _draw_repurchase_windows(data: pa.Table) -> Figure:
         percent_axis(axes.xaxis)
         axes.grid(visible=False, axis="y")
     return figure
+
+
+def _draw_second_order(data: pa.Table) -> Figure:
+    """One minus Kaplan and Meier's curve, in steps, with its median where it is reached."""
+    days, rates, lows, highs, ns = lists(data, "days", "rate", "low", "high", "eligible")
+    enough = [n >= SMALL for n in ns]
+    with styled():
+        figure = blank()
+        axes = figure.subplots()
+        axes.step([0, *days], [0, *rates], where="post", color=FAINT, linewidth=1.2)
+        solid = [rate if good else math.nan for rate, good in zip(rates, enough, strict=True)]
+        axes.step(days, solid, where="post", color=BLUE)
+        axes.fill_between(
+            days, lows, highs, where=enough, step="post", color=BLUE, alpha=0.15, linewidth=0
+        )
+        for day in (30, 90, 180, 365):
+            at = [rate for rate, d, ok in zip(rates, days, enough, strict=True) if d <= day and ok]
+            if at and max(days) >= day:
+                axes.plot([day], [at[-1]], "o", color=BLUE, markersize=4)
+                axes.annotate(
+                    f"{at[-1] * 100:.0f}% by {day}",
+                    (day, at[-1]),
+                    textcoords="offset points",
+                    xytext=(5, -12),
+                    fontsize=9,
+                )
+        middle = survival.median(data).days
+        if middle is not None:
+            axes.plot([0, middle, middle], [0.5, 0.5, 0], color=MUTED, linewidth=0.9, ls=":")
+        axes.set_ylim(0, min(1.0, max(highs) * 1.05 + 0.02))
+        axes.set_xlim(left=0)
+        axes.set_xlabel("days after the first order")
+        axes.set_ylabel("ordered again")
+        percent_axis(axes.yaxis)
+    return figure
+
+
+def _draw_repurchase_items(data: pa.Table) -> Figure:
+    """A row an item: its lift and the interval, against the shop at 1."""
+    titles, lifts, lows, highs, ns = lists(
+        data, "title", "lift", "lift_low", "lift_high", "first_buyers"
+    )
+    with styled():
+        figure = blank(height=0.9 + 0.36 * len(titles))
+        axes = figure.subplots()
+        axes.axvline(1, color=GREY, linewidth=0.9)
+        for row, (lift, low, high) in enumerate(zip(lifts, lows, highs, strict=True)):
+            colour = BLUE if low > 1 else MUTED
+            axes.plot([low, high], [row, row], color=colour, linewidth=6, alpha=0.3)
+            axes.plot([lift], [row], "o", color=colour)
+        labels = [f"{clip(title, 24)} ({n:,})" for title, n in zip(titles, ns, strict=True)]
+        axes.set_yticks(range(len(titles)), labels, fontsize=9.5)
+        axes.set_ylim(len(titles) - 0.5, -0.5)
+        axes.set_xlabel("times the shop's rate")
+        axes.grid(visible=False, axis="y")
+    return figure
+
+
+KINDS = {"customer": GREEN, "returning": BLUE, "new": ORANGE, "guest": PINK}
+
+
+def _draw_visitor_weeks(data: pa.Table) -> Figure:
+    """Above the pages of a session, below its minutes, a line for each kind of visitor."""
+    import pyarrow.compute as pc
+
+    with styled():
+        figure = blank(height=4.6)
+        upper, lower = figure.subplots(2, sharex=True)
+        for axes, name, n, scale, label in (
+            (upper, "depth", "sessions", 1, "pages"),
+            (lower, "seconds", "with_dwell", 60, "minutes"),
+        ):
+            for kind, colour in KINDS.items():
+                part = data.filter(pc.equal(data["visitor_kind"], kind))
+                if part.num_rows:
+                    _mean_line(axes, part, name, n, scale, colour, kind)
+            axes.set_ylabel(label)
+            axes.set_ylim(bottom=0)
+            axes.yaxis.get_major_locator().set_params(nbins=5)
+        legend_above(upper, 4)
+        upper.grid(visible=False, axis="x")
+        date_axis(lower)
+        figure.align_ylabels()
+    return figure
+
+
+def _mean_line(
+    axes: Axes, data: pa.Table, name: str, n: str, scale: float, colour: str, label: str
+) -> None:
+    weeks, ns, *bounds = lists(data, "week", n, name, f"{name}_low", f"{name}_high")
+    means, lows, highs = (
+        [math.nan if value is None else value / scale for value in values] for values in bounds
+    )
+    enough = [count >= SMALL for count in ns]
+    axes.plot(weeks, means, color=FAINT, linewidth=1)
+    solid = [mean if good else math.nan for mean, good in zip(means, enough, strict=True)]
+    axes.plot(weeks, solid, color=colour, label=label, linewidth=1.5)
+    axes.fill_between(weeks, lows, highs, where=enough, color=colour, alpha=0.15, linewidth=0)
 
 
 def _draw_repurchase_cohorts(data: pa.Table) -> Figure:
@@ -639,6 +755,9 @@ bridge = Plot(changes.bridge, _draw_bridge)
 sales = Plot(queries.sales, _draw_sales)
 retention_heatmap = Plot(queries.retention, _draw_retention, _draw_first_periods)
 retention_curve = Plot(queries.retention_curve, _draw_retention_curve)
+second_order = Plot(survival.curve, _draw_second_order)
+repurchase_items = Plot(queries.repurchase_items, _draw_repurchase_items)
+visitor_weeks = Plot(queries.visitor_weeks, _draw_visitor_weeks)
 repurchase_windows = Plot(queries.repurchase_windows, _draw_repurchase_windows)
 repurchase_cohorts = Plot(queries.repurchase_cohorts, _draw_repurchase_cohorts)
 order_counts = Plot(queries.order_counts, _draw_order_counts)

@@ -153,6 +153,15 @@ def sales(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
     )
 
 
+def definitions(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """One row per metric: what it means, who owns it, where it is."""
+    return table(
+        connection,
+        "SELECT metric, title, definition, owner, mart FROM marts.metric_definitions "
+        "ORDER BY title",
+    )
+
+
 # --- retention -----------------------------------------------------------------------------------
 
 
@@ -282,6 +291,22 @@ def churn_horizon(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     )
 
 
+def repurchase_items(connection: duckdb.DuckDBPyConnection) -> pa.Table:
+    """The items with the surest lift: at least 30 first buyers, by the low end of the interval."""
+    return table(
+        connection,
+        """
+        SELECT item_id, coalesce(title, item_id) AS title, category, first_buyers, ordered_again,
+               rate, low, high, shop_rate, lift, lift_low, lift_high,
+               count(*) OVER () AS items_judged,
+               count(*) FILTER (lift_low > 1) OVER () AS items_above
+        FROM marts.item_second_orders LEFT JOIN marts.dim_items USING (item_id)
+        WHERE first_buyers >= 30 AND lift IS NOT NULL
+        ORDER BY lift_low DESC, item_id LIMIT 10
+        """,
+    )
+
+
 # --- visits --------------------------------------------------------------------------------------
 
 
@@ -318,6 +343,42 @@ def dwell_kinds(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
         """,
         night=night,
     )
+
+
+def visitor_weeks(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:
+    """One row per whole week (its Monday) of the latest 26 and kind of visitor: depth and dwell.
+
+    Means with their 95% intervals, from sums and sums of squares. No rows where nothing is viewed.
+    """
+    return table(
+        connection,
+        f"""
+        WITH weeks AS (
+            SELECT date_trunc('week', stat_date)::DATE AS week, visitor_kind,
+                   sum(sessions)::BIGINT AS sessions, sum(pages) AS pages,
+                   sum(squared_pages)::DOUBLE AS squared_pages,
+                   sum(with_dwell)::BIGINT AS with_dwell, sum(dwell_s) AS dwell_s,
+                   sum(squared_dwell_s)::DOUBLE AS squared_dwell_s
+            FROM marts.session_stats
+            WHERE stat_date >= date_trunc('week', $night::DATE + 1)::DATE - 26 * 7
+              AND stat_date < date_trunc('week', $night::DATE + 1)::DATE
+            GROUP BY ALL
+        )
+        SELECT week, visitor_kind, sessions, with_dwell,
+               {_mean("pages", "squared_pages", "sessions", "depth")},
+               {_mean("dwell_s", "squared_dwell_s", "with_dwell", "seconds")}
+        FROM weeks QUALIFY sum(pages) OVER () > 0 ORDER BY week, visitor_kind
+        """,
+        night=night,
+    )
+
+
+def _mean(total: str, squares: str, n: str, name: str) -> str:
+    """SQL for the mean called `name` and `<name>_low`, `<name>_high`, its normal 95% interval."""
+    variance = f"greatest(0, {squares} - {total} * {total} / {n}) / nullif({n} - 1, 0)"
+    half = f"1.96 * sqrt(({variance}) / nullif({n}, 0))"
+    mean = f"{total} / nullif({n}, 0)"
+    return f"{mean} AS {name}, {mean} - {half} AS {name}_low, {mean} + {half} AS {name}_high"
 
 
 def funnel_steps(connection: duckdb.DuckDBPyConnection, night: date) -> pa.Table:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from reports import expectation, plots, queries
+from reports import expectation, plots, queries, segments, survival
+from reports.campaigns import campaigns
 from reports.morning import changed, data_reasons, yesterday
 from reports.panels import (
     Card,
@@ -26,7 +27,9 @@ from reports.panels import (
     trust,
 )
 from reports.plots import SMALL
+from reports.predictions import predictions
 from reports.quality import quality
+from reports.worth import worth
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,9 +46,12 @@ def sections(source: Source) -> list[Section]:
         retention(source),
         repurchase(source),
         visits(source),
+        worth(source),
         customers(source),
+        *campaigns(source),
         items(source),
         recommendations(source),
+        *predictions(source),
         quality(source),
     ]
 
@@ -85,7 +91,13 @@ def overview(source: Source) -> Section:
         "overview",
         "At a glance",
         f"From {sums['first_day']} to {sums['last_day']}: {count(sums['events'])} events.",
-        [_sales(source), _recent(source), _deliveries(source), _headline_table(data)],
+        [
+            _sales(source),
+            _recent(source),
+            _deliveries(source),
+            _headline_table(data),
+            _definitions(source),
+        ],
         cards,
     )
 
@@ -105,6 +117,26 @@ def _headline_table(data: pa.Table) -> Panel:
         headers=("measure", "value"),
         rows=[
             [name.replace("_", " "), _plain(value)] for name, value in data.to_pylist()[0].items()
+        ],
+        folded=True,
+    )
+
+
+def _definitions(source: Source) -> Panel:
+    data = queries.definitions(source.connection)
+    return Panel(
+        "definitions",
+        "What the numbers mean, and whom to ask",
+        "The same words stand in docs/analyst.md and in marts.metric_definitions.",
+        data,
+        headers=("metric", "definition", "owner, mart"),
+        rows=[
+            [
+                row["title"],
+                row["definition"],
+                f"{row['owner'].removeprefix('team:')}\nmarts.{row['mart']}",
+            ]
+            for row in data.to_pylist()
         ],
         folded=True,
     )
@@ -208,11 +240,10 @@ def retention(source: Source) -> Section:
             grain,
             key=f"retention_{grain}",
             title=f"Who came back, by {grain} of the first event",
-            definition="Of the users whose first event fell into one calendar "
-            f"{grain}, the share with an event (other than a refund or an exposure) in the N-th "
-            f"{grain} after it, in percent, once that {grain} has fully elapsed. In brackets the "
-            f"users of the cohort. At most the latest {queries.COHORTS[grain]} cohorts. Grey "
-            f"numbers rest on fewer than {SMALL} users.",
+            definition=f"{source.definition('n_day_retention')} In percent, and small below it "
+            "the 95% Wilson interval. In brackets the users whose first event fell into the "
+            f"{grain}. At most the latest {queries.COHORTS[grain]} cohorts. Grey numbers rest on "
+            f"fewer than {SMALL} users.",
             empty=empty,
             n=cohorts,
             reading=first_period(grain),
@@ -227,11 +258,10 @@ def retention(source: Source) -> Section:
                 grain,
                 key=f"curve_{grain}",
                 title=f"Coming back {grain} by {grain}",
-                definition=f"All cohorts together: the sum of those who returned over the sum of "
-                f"those for whom {grain} N has fully elapsed. Above: N-{grain} retention; below: "
-                "unbounded, which recent users have had less time to reach. The right end rests on "
-                "the oldest cohorts only. Bands are 95% Wilson intervals; grey where fewer than "
-                f"{SMALL} are eligible.",
+                definition=f"Above, N-{grain}: {source.definition('n_day_retention')} "
+                f"Below, unbounded: {source.definition('unbounded_retention')} "
+                "All cohorts together, sums over sums; the right end rests on the oldest only. "
+                f"Bands are 95% Wilson intervals; grey where fewer than {SMALL} are eligible.",
                 empty=empty,
                 n=lambda data: (
                     f"{count(max(data['eligible'].to_pylist()))} users at the start, "
@@ -262,8 +292,7 @@ def repurchase(source: Source) -> Section:
 
     horizon = queries.churn_horizon(source.connection).to_pylist()
     churn = (
-        f" Shops without contracts never see churn; here a customer counts as lost after "
-        f"{horizon[0]['horizon_days']:.0f} days without an order, which is the "
+        f" Churn: {source.definition('churn')} Here H is {horizon[0]['horizon_days']:.0f}, the "
         f"{percent(horizon[0]['gap_quantile'], 0)} quantile of these gaps."
         if horizon and horizon[0]["horizon_days"] is not None
         else ""
@@ -273,12 +302,12 @@ def repurchase(source: Source) -> Section:
         "Do customers buy again?",
         "Only valid orders count: cancellations and refunds are netted out first.",
         [
+            _second_order(source),
             source.plot(
                 plots.repurchase_windows,
                 key="repurchase_windows",
                 title="Repurchase rate by window",
-                definition="Customers with a second valid order within W days of their first, over "
-                "customers whose W days have elapsed. Bars are 95% Wilson intervals.",
+                definition=f"{source.definition('repurchase_rate')} Bars are 95% Wilson intervals.",
                 empty=empty,
                 n=lambda data: (
                     f"{count(max(data['eligible'].to_pylist()))} customers in the shortest window"
@@ -288,7 +317,7 @@ def repurchase(source: Source) -> Section:
             source.plot(
                 plots.order_gaps,
                 key="order_gaps",
-                title="How long until the next order",
+                title="Days between two orders",
                 definition="Share of gaps between two valid orders of one customer that are at "
                 "most so many days long. Counts only gaps that ended with an order." + churn,
                 empty="Nobody has ordered twice yet.",
@@ -313,6 +342,31 @@ def repurchase(source: Source) -> Section:
                 n=lambda data: f"{count(total(data, 'customers'))} customers",
             ),
         ],
+    )
+
+
+def _second_order(source: Source) -> Panel:
+    def words(data: pa.Table) -> str:
+        reached = [row for row in data.to_pylist() if row["days"] <= 90][-1]
+        return (
+            f"{survival.median(data)} By day {reached['days']} it is {percent(reached['rate'])} "
+            f"({percent(reached['low'])} to {percent(reached['high'])})."
+        )
+
+    return source.plot(
+        plots.second_order,
+        key="repurchase_survival",
+        title="How long until the second order",
+        definition=f"{source.definition('repurchase_curve')} Median: "
+        f"{source.definition('median_days_to_second')} The band is the 95% interval; grey where "
+        f"fewer than {SMALL} are still waited for.",
+        empty="Nobody with an id has ordered yet.",
+        n=lambda data: (
+            f"{count(max(data['eligible'].to_pylist()))} customers, "
+            f"{count(total(data, 'ordered_again'))} of them with a second order"
+        ),
+        reading=words,
+        tall=True,
     )
 
 
@@ -362,17 +416,38 @@ def visits(source: Source) -> Section:
             night,
             key="dwell",
             title="Time on an item's page",
-            definition="Dwell: the shop's own measurement, else the time to the next event of the "
-            "session; the last page of a visit has none and is left out, not counted as 0. Median "
-            "and winsorised mean (the lowest and highest 5% drawn in) by day, and coverage: the "
-            f"share of views with a dwell. The latest 90 days. Grey: fewer than {SMALL} such.",
+            definition=f"Dwell: {source.definition('dwell')} Median and winsorised mean (the "
+            "lowest and highest 5% drawn in) by day, and coverage: the share of views with a "
+            f"dwell. The latest 90 days. Grey: fewer than {SMALL} such.",
             empty=f"{no_views}No view has a dwell in the latest 90 days.",
             n=_viewed,
         ),
+        source.plot(
+            plots.visitor_weeks,
+            night,
+            key="visitor_weeks",
+            title="Depth and dwell of a session, by who comes",
+            definition=f"Depth: {source.definition('depth')} Dwell: minutes that are known of a "
+            f"session. {source.definition('visitor_kind')} Means of whole weeks, the latest 26; "
+            f"bands are 95% intervals. Grey: fewer than {SMALL} sessions.",
+            empty=f"{no_views}No whole week with visits yet.",
+            n=lambda data: f"{count(total(data, 'sessions'))} sessions",
+            reading=_deepest,
+        ),
         _dwell_kinds(source),
     ]
-    lead = "A session ends when nothing happens for 30 minutes."
-    return Section("visits", title, lead, panels)
+    return Section("visits", title, f"Session: {source.definition('session')}", panels)
+
+
+def _deepest(data: pa.Table) -> str:
+    rows = data.to_pylist()
+    latest = [row for row in rows if row["week"] == rows[-1]["week"] and row["sessions"] >= SMALL]
+    said = ", ".join(
+        f"{row['visitor_kind']} {row['depth']:.1f}"
+        + (f" in {row['seconds'] / 60:.1f} min" if row["seconds"] is not None else "")
+        for row in latest
+    )
+    return f"Pages a session in the latest week: {said}." if said else ""
 
 
 def _viewed(data: pa.Table) -> str:
@@ -419,6 +494,7 @@ def _dwell_kinds(source: Source) -> Panel:
         ],
         few=few(data, "with_dwell"),
         empty="" if data.num_rows else "No event of these weeks has a time on the page.",
+        wide=True,
     )
 
 
@@ -462,6 +538,7 @@ def customers(source: Source) -> Section:
                 empty=empty,
                 n=everyone,
             ),
+            *segments.panels(source),
         ],
     )
 
@@ -500,7 +577,24 @@ def items(source: Source) -> Section:
         ],
         few=few(panel.data, "buyers") if panel.data.num_rows else (),
     )
-    return Section("items", "What sells?", "", [panel] if panel.empty else [panel, table])
+    begun = source.plot(
+        plots.repurchase_items,
+        key="repurchase_items",
+        title="Items that good customers begin with",
+        definition=f"{source.definition('item_lift')} At least {SMALL} first buyers; ordered by "
+        "the low end of the 95% interval, so that a small item does not win by chance. Blue: the "
+        "interval lies above 1, as it does for two or three of a hundred items by chance. What "
+        "good customers begin with need not be what brings them back.",
+        empty=f"No item has {SMALL} first buyers whose 90 days are over.",
+        n=lambda data: f"{count(data['items_judged'][0].as_py())} items with {SMALL} and more",
+        reading=lambda data: (
+            f"The intervals of {count(data['items_above'][0].as_py())} of "
+            f"{count(data['items_judged'][0].as_py())} items lie above the shop's rate."
+        ),
+        tall=True,
+    )
+    panels = [panel, begun] if panel.empty else [panel, begun, table]
+    return Section("items", "What sells?", "", panels)
 
 
 def recommendations(source: Source) -> Section:

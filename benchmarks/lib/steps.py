@@ -237,17 +237,6 @@ def lists(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     return {"rows": found[0][0]}
 
 
-def campaigns(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
-    """Whom the shop's campaigns choose, and what past ones have achieved."""
-    from campaigns.audience import choose
-    from campaigns.results import tables
-    from campaigns.spec import load
-
-    theirs = load(shop.folder / "campaigns")
-    choose(theirs, paths, night)
-    return {"rows": tables(theirs, paths, night)[0]}
-
-
 def publish(shop: Shop, paths: Paths, night: date) -> dict[str, Any]:
     """The audited tables to the file that analysts open."""
     from audit.publish import MANIFEST_SCHEMA
@@ -305,8 +294,6 @@ def in_a_row(shop: Shop, paths: Paths, night: date, scale: str) -> dict[str, Any
         {"model_version": trained.model_version, "feature_service": RECOMMENDER_SERVICE},
     )
     audit(shop, paths, night, "recommendations")
-    campaigns(shop, paths, night)
-    audit(shop, paths, night, "campaigns")
     from audit.publish import publish as publish_night
 
     publish_night(shop, paths, night, manifest_rows(tonight))
@@ -337,7 +324,7 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     step.__name__: step
     for step in (
         simulate, deliver, land, audit, warehouse, script, export, materialize, embed, lists,
-        campaigns, publish, in_a_row, peers.marts, peers.expectations,
+        publish, in_a_row, peers.marts, peers.expectations,
     )
 }  # fmt: skip
 

@@ -63,8 +63,6 @@ def test_every_mart_is_published_with_rows(demo_night: tuple[Place, Ran]) -> Non
             "segment_history",
             "recommendations",
             "next_quarter",
-            "campaign_audience",
-            "campaign_results",
             "run_manifest",
         ),
     ]
