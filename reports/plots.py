@@ -554,7 +554,7 @@ def _draw_repurchase_cohorts(data: pa.Table) -> Figure:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("month of the first order")
         percent_axis(axes.yaxis)
-        legend_above(axes, len(windows))
+        legend_above(axes, len(windows) if len(windows) < 4 else 2)
     return figure
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 TARGETS = ("purchase", "repurchase", "churn", "spend")
 
-RANKING = ("roc_auc", "auc", "normalised_gini", "gini")
+RANKING = ("auc", "gini")
 """The metric that is drawn: the first of these that a target has; each is better when higher."""
 
 OURS = {"champion": plots.GREEN, "challenger": plots.BLUE}
@@ -154,7 +154,7 @@ def _draw_ranking(data: pa.Table) -> Figure:
                         [row["low"], row["high"]], [at, at], color=colour, linewidth=5, alpha=0.3
                     )
                 axes.plot([row["value"]], [at], "o", color=colour, markersize=5)
-            metric = rows[0]["metric"].replace("_", " ")
+            metric = {"auc": "AUC", "gini": "Gini"}[rows[0]["metric"]]
             axes.set_title(f"{target}, {horizon} days\n{metric}", fontsize=9.5, loc="left")
             names = [model.replace("_", " ") for model in models]
             axes.set_yticks(range(len(models)), names if position % 2 == 0 else [""] * len(names))
@@ -225,8 +225,8 @@ def _quality_table(source: Source) -> Panel:
     return Panel(
         "prediction_quality",
         "All metrics of the predictions as a table",
-        "Of log loss, Brier score, calibration error and mean absolute error less is better, of "
-        "the others more.",
+        "Of log loss, Brier score, calibration error (ece) and mean absolute error (mae) less is "
+        "better; predicted over actual is best at 1; of the others more is better.",
         data,
         headers=("predicted", "metric", "model", "value", "interval", "users"),
         rows=[

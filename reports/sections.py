@@ -129,13 +129,9 @@ def _definitions(source: Source) -> Panel:
         "What the numbers mean, and whom to ask",
         "The same words stand in docs/analyst.md and in marts.metric_definitions.",
         data,
-        headers=("metric", "definition", "owner, mart"),
+        headers=("metric", "definition", "owner"),
         rows=[
-            [
-                row["title"],
-                row["definition"],
-                f"{row['owner'].removeprefix('team:')}\nmarts.{row['mart']}",
-            ]
+            [row["title"], row["definition"], row["owner"].removeprefix("team:")]
             for row in data.to_pylist()
         ],
         folded=True,
@@ -304,6 +300,15 @@ def repurchase(source: Source) -> Section:
         [
             _second_order(source),
             source.plot(
+                plots.order_gaps,
+                key="order_gaps",
+                title="Days between two orders",
+                definition="Share of gaps between two valid orders of one customer that are at "
+                "most so many days long. Counts only gaps that ended with an order." + churn,
+                empty="Nobody has ordered twice yet.",
+                n=lambda data: f"{count(total(data, 'gaps'))} gaps",
+            ),
+            source.plot(
                 plots.repurchase_windows,
                 key="repurchase_windows",
                 title="Repurchase rate by window",
@@ -315,13 +320,13 @@ def repurchase(source: Source) -> Section:
                 reading=windows,
             ),
             source.plot(
-                plots.order_gaps,
-                key="order_gaps",
-                title="Days between two orders",
-                definition="Share of gaps between two valid orders of one customer that are at "
-                "most so many days long. Counts only gaps that ended with an order." + churn,
-                empty="Nobody has ordered twice yet.",
-                n=lambda data: f"{count(total(data, 'gaps'))} gaps",
+                plots.order_counts,
+                key="order_counts",
+                title="How often customers have ordered",
+                definition="Customers by the number of their valid orders since the first day. "
+                f"Those who came lately have had less time for a second. Grey: fewer than {SMALL}.",
+                empty="Nobody has ordered yet.",
+                n=lambda data: f"{count(total(data, 'customers'))} customers",
             ),
             source.plot(
                 plots.repurchase_cohorts,
@@ -332,15 +337,7 @@ def repurchase(source: Source) -> Section:
                 empty=empty,
                 n=_first_buyers,
             ),
-            source.plot(
-                plots.order_counts,
-                key="order_counts",
-                title="How often customers have ordered",
-                definition="Customers by the number of their valid orders since the first day. "
-                f"Those who came lately have had less time for a second. Grey: fewer than {SMALL}.",
-                empty="Nobody has ordered yet.",
-                n=lambda data: f"{count(total(data, 'customers'))} customers",
-            ),
+            _first_items(source),
         ],
     )
 
@@ -366,7 +363,24 @@ def _second_order(source: Source) -> Panel:
             f"{count(total(data, 'ordered_again'))} of them with a second order"
         ),
         reading=words,
-        tall=True,
+    )
+
+
+def _first_items(source: Source) -> Panel:
+    return source.plot(
+        plots.repurchase_items,
+        key="repurchase_items",
+        title="Items that good customers begin with",
+        definition=f"{source.definition('item_lift')} At least {SMALL} first buyers; ordered by "
+        "the low end of the 95% interval, so that a small item does not win by chance. Blue: the "
+        "interval lies above 1, as it does for two or three of a hundred items by chance. What "
+        "good customers begin with need not be what brings them back.",
+        empty=f"No item has {SMALL} first buyers whose 90 days are over.",
+        n=lambda data: f"{count(data['items_judged'][0].as_py())} items with {SMALL} and more",
+        reading=lambda data: (
+            f"The intervals of {count(data['items_above'][0].as_py())} of "
+            f"{count(data['items_judged'][0].as_py())} items lie above the shop's rate."
+        ),
     )
 
 
@@ -577,24 +591,7 @@ def items(source: Source) -> Section:
         ],
         few=few(panel.data, "buyers") if panel.data.num_rows else (),
     )
-    begun = source.plot(
-        plots.repurchase_items,
-        key="repurchase_items",
-        title="Items that good customers begin with",
-        definition=f"{source.definition('item_lift')} At least {SMALL} first buyers; ordered by "
-        "the low end of the 95% interval, so that a small item does not win by chance. Blue: the "
-        "interval lies above 1, as it does for two or three of a hundred items by chance. What "
-        "good customers begin with need not be what brings them back.",
-        empty=f"No item has {SMALL} first buyers whose 90 days are over.",
-        n=lambda data: f"{count(data['items_judged'][0].as_py())} items with {SMALL} and more",
-        reading=lambda data: (
-            f"The intervals of {count(data['items_above'][0].as_py())} of "
-            f"{count(data['items_judged'][0].as_py())} items lie above the shop's rate."
-        ),
-        tall=True,
-    )
-    panels = [panel, begun] if panel.empty else [panel, begun, table]
-    return Section("items", "What sells?", "", panels)
+    return Section("items", "What sells?", "", [panel] if panel.empty else [panel, table])
 
 
 def recommendations(source: Source) -> Section:

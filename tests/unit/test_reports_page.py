@@ -289,8 +289,8 @@ CREATE TABLE marts.prediction_quality AS
            (value + better)::DOUBLE AS value, value - 0.1 AS low, value + 0.1 AS high, 400 AS n
     FROM (VALUES ('2026-02-14', 0.1), ('2026-02-20', 0.2)) n(night, better),
         (VALUES ('champion'), ('recency')) m(model),
-        (VALUES ('purchase', 7, 'brier', 0.1), ('purchase', 7, 'roc_auc', 0.6),
-                ('spend', 90, 'mae', 3.0), ('spend', 90, 'normalised_gini', 0.3))
+        (VALUES ('purchase', 7, 'brier', 0.1), ('purchase', 7, 'auc', 0.6),
+                ('spend', 90, 'mae', 3.0), ('spend', 90, 'gini', 0.3))
             q(target, days, metric, value);
 CREATE TABLE marts.campaign_results AS
     SELECT DATE '2026-03-31' AS night, * FROM (VALUES

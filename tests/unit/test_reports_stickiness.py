@@ -379,10 +379,10 @@ def test_quality_shows_the_latest_night_and_draws_how_users_are_ordered(
     assert {row["night"] for row in rows} == {date(2026, 2, 20)} and len(rows) == 8
     drawn = predictions.ranking(connection).to_pylist()
     assert {(row["target"], row["metric"]) for row in drawn} == {
-        ("purchase", "roc_auc"),
-        ("spend", "normalised_gini"),
+        ("purchase", "auc"),
+        ("spend", "gini"),
     }
-    assert "purchase 7 d roc auc champion 0.8 0.5 to 0.7 400" in words(
+    assert "purchase 7 d auc champion 0.8 0.5 to 0.7 400" in words(
         panel(page, "prediction_quality")
     )
 

@@ -30,7 +30,7 @@
     ('cohort_value', 'Value of a cohort', 'team:analytics', 'cohort_value',
      "Net revenue so far of the customers whose first valid order fell into one month, over the number of these customers. Months since are stretches of 30 days from each customer's own first order, shown once they are over for all of them."),
     ('cohort_forecast', 'Forecast of a cohort', 'team:data-science', 'user_predictions',
-     "What its customers will have been worth 12 such months after their first order: their net revenue so far plus each one's predicted spend for the days that are left, over the number of customers."),
+     "What the customers of a cohort will have been worth 12 months of 30 days after their first order: their net revenue so far plus each one's predicted spend for the days that are left, over the number of customers."),
     ('item_lift', 'Lift of a first item', 'team:analytics', 'item_second_orders',
      "Of the customers with the item in their first valid order, the share who order again within 90 days, over the same share of all customers who first ordered in the same months. Only customers whose 90 days have elapsed are counted."),
     ('churn', 'Churn', 'team:data-science', 'churn_horizon',
