@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ingest.contract import EVENT_TYPES, TABLES
 
-STAGES = ("landing", "marts", "features", "recommendations", "campaigns")
+STAGES = ("landing", "marts", "features", "recommendations", "predictions", "campaigns")
 
 GRAIN: dict[str, tuple[str, ...]] = {
     "dim_users": ("user_id",),
@@ -39,7 +39,16 @@ GRAIN: dict[str, tuple[str, ...]] = {
     "campaign_audience": ("campaign", "user_id"),
     "campaign_results": ("campaign", "outcome_days"),
     "run_manifest": ("section", "name"),
+    "user_predictions": ("user_id", "target", "horizon_days"),
+    "prediction_quality": ("target", "horizon_days", "model", "metric"),
+    "prediction_deciles": ("origin", "night", "target", "horizon_days", "decile"),
+    "prediction_fairness": ("target", "horizon_days", "kind", "grp", "metric"),
+    "prediction_drift": ("target", "horizon_days", "feature"),
+    "prediction_drivers": ("target", "horizon_days", "feature"),
 }
+PREDICTIONS = [
+    name for name in GRAIN if name == "user_predictions" or name.startswith("prediction_")
+]
 # Tables that grow by the day, and what says which day a row is of. Their checks read the days since
 # `audit.scope.since` as `{batch}`; the whole table goes by its plain name.
 DAY_OF: dict[str, str] = {
@@ -51,6 +60,7 @@ DAY_OF: dict[str, str] = {
     "item_daily_stats": "stat_date",
     "dwell_stats": "stat_date",
     "user_behaviour_v1": "event_timestamp",
+    "user_purchases_v1": "event_timestamp",
     "item_stats_v1": "event_timestamp",
 }
 EMBEDDING_DIMENSION = 384
@@ -344,7 +354,7 @@ _MARTS = [
     *(
         _key("marts", table, columns)
         for table, columns in GRAIN.items()
-        if table not in ("recommendations", "next_quarter", "run_manifest")
+        if table not in ("recommendations", "next_quarter", "run_manifest", *PREDICTIONS)
         and not table.startswith("campaign_")
     ),
     _blocking(
@@ -606,6 +616,7 @@ def _feature_view(view: str, entity: str) -> list[CheckSpec]:
 _EMBEDDING = "item_text_embedding_minilm_v1"
 _FEATURES = [
     *_feature_view("user_behaviour_v1", "user_id"),
+    *_feature_view("user_purchases_v1", "user_id"),
     *_feature_view("item_stats_v1", "item_id"),
     _blocking(
         "features.user_behaviour_v1.every_user",
@@ -876,10 +887,96 @@ _CAMPAIGNS = [
     ),
 ]
 
+_DRIFTED = 0.25
+"""Population stability index above which a column is of another population (`ml.value.drift`)."""
+_PREDICTIONS = [
+    *(_key("predictions", name, GRAIN[name]) for name in PREDICTIONS),
+    _blocking(
+        "predictions.users.known",
+        "user_predictions",
+        "every user is in dim_users",
+        Rows(
+            "SELECT DISTINCT user_id FROM {batch} ANTI JOIN dim_users USING (user_id)",
+            unit="user",
+        ),
+    ),
+    _blocking(
+        "predictions.users.everyone",
+        "user_predictions",
+        "what a trained model tells of purchase and spend it tells of every user",
+        Rows(
+            """
+            SELECT target, horizon_days, count(*) AS told, (SELECT count(*) FROM dim_users) AS known
+            FROM {batch}
+            WHERE target IN ('purchase', 'spend') AND model_version NOT LIKE 'bg_nbd%'
+            GROUP BY target, horizon_days HAVING told <> known
+            """,
+            "SELECT format('{:,} rows for {:,} users', count(*), count(DISTINCT user_id)) "
+            "FROM user_predictions",
+            unit="target",
+        ),
+    ),
+    _blocking(
+        "predictions.values.sound",
+        "user_predictions",
+        "probabilities lie between 0 and 1, amounts are finite and not below 0, and every value "
+        "lies in its interval",
+        Rows(
+            "SELECT user_id, target, horizon_days, value, low, high FROM {batch} "
+            "WHERE NOT coalesce(isfinite(value) AND low >= 0 AND low <= value AND value <= high "
+            "AND (target = 'spend' OR high <= 1), false)"
+        ),
+    ),
+    _blocking(
+        "predictions.model.one",
+        "user_predictions",
+        "one model tells a target of everybody tonight",
+        Rows(
+            "SELECT target, horizon_days, count(DISTINCT model_version) AS versions FROM {batch} "
+            "GROUP BY target, horizon_days HAVING versions <> 1 "
+            "OR min(night) <> getvariable('night') OR max(night) <> getvariable('night')",
+            unit="target",
+        ),
+    ),
+    _warning(
+        "predictions.features.drift",
+        "prediction_drift",
+        f"no feature that carries a tenth of a model has drifted (index above {_DRIFTED})",
+        Rows(
+            "SELECT target, horizon_days, feature, round(psi, 3) AS psi, round(share, 3) AS share "
+            "FROM {batch} JOIN prediction_drivers USING (target, horizon_days, feature) "
+            f"WHERE psi > {_DRIFTED} AND share > 0.1",
+            unit="feature",
+        ),
+    ),
+    _warning(
+        "predictions.values.drift",
+        "prediction_drift",
+        f"no model tells tonight's users something else altogether (index above {_DRIFTED})",
+        Rows(
+            "SELECT target, horizon_days, round(psi, 3) AS psi FROM {batch} "
+            f"WHERE feature = 'prediction' AND psi > {_DRIFTED}",
+            unit="model",
+        ),
+    ),
+    _warning(
+        "predictions.groups.calibration",
+        "prediction_fairness",
+        "between countries, and between new and old users, no probability is off by a tenth more "
+        "for one group than for another, beyond chance",
+        Rows(
+            "SELECT target, horizon_days, kind, round(value, 3) AS gap FROM {batch} "
+            "WHERE grp = 'gap' AND metric = 'calibration' AND low > 0.1",
+            unit="model",
+        ),
+    ),
+]
+
 CATALOGUE: dict[str, list[CheckSpec]] = {
     "landing": _LANDING,
     "marts": _MARTS,
     "features": _FEATURES,
     "recommendations": _RECOMMENDATIONS,
+    "predictions": _PREDICTIONS,
     "campaigns": _CAMPAIGNS,
 }

@@ -207,7 +207,8 @@ def _build(
         attach_to_write(connection, file, "published")
         disclosure.prepare(connection, paths)
         connection.register("manifest", manifest)
-        tables = {
+        told = {path.name.split(".")[1]: path for path in paths.predicted(night)}
+        tables = {name: f"read_parquet({literal(path)})" for name, path in told.items()} | {
             "recommendations": f"read_parquet({literal(recommendations)})",
             "next_quarter": f"read_parquet({literal(later)})",
             **{

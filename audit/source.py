@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from audit import scope
-from audit.catalogue import DAY_OF
+from audit.catalogue import DAY_OF, PREDICTIONS
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop
@@ -61,6 +61,10 @@ def setup(
     if stage == "campaigns":
         for view in ("campaign_audience", "campaign_results"):
             statements.append(_parquet(view, paths.campaigns, f"{view}.parquet"))
+    if stage == "predictions":
+        folder = paths.predictions(night).parent
+        for view in PREDICTIONS:
+            statements.append(_parquet(view, folder, paths.predictions(night, view).name))
     return statements
 
 

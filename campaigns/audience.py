@@ -69,7 +69,7 @@ def choose(campaigns: Sequence[Campaign], paths: Paths, night: date) -> int:
             chosen = connection.sql(_CHOOSE, params={"night": night}).to_arrow_table()
         with access.published():
             folder.mkdir(parents=True, exist_ok=True)
-        _write(chosen, folder / "chosen.parquet")
+            _write(chosen, folder / "chosen.parquet")
     return _rows(folder / "chosen.parquet")
 
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from campaigns.audience import handed_out, kept
 from campaigns.spec import Campaign
+from core import access
 from core.duck import connect
 from core.paths import Paths
 
@@ -85,10 +86,11 @@ def tables(campaigns: Sequence[Campaign], paths: Paths, night: date) -> tuple[in
         connection.execute(f"ATTACH '{paths.warehouse}' AS warehouse (READ_ONLY)")
         connection.execute(f"CREATE TEMP TABLE audience AS {kept(paths, sorted(nights))}")
         draft = paths.campaigns / "campaign_audience.next"
-        connection.execute(
-            "COPY (FROM audience ORDER BY campaign, entered_night, user_id) "
-            f"TO '{draft}' (FORMAT parquet)"
-        )
+        with access.published():
+            connection.execute(
+                "COPY (FROM audience ORDER BY campaign, entered_night, user_id) "
+                f"TO '{draft}' (FORMAT parquet)"
+            )
         draft.replace(draft.with_suffix(".parquet"))
         found = connection.sql(_OUTCOMES.format(arms=",".join(arms)), params={"night": night})
         measured = found.to_arrow_table().to_pylist()  # a row for each campaign
@@ -105,7 +107,8 @@ def tables(campaigns: Sequence[Campaign], paths: Paths, night: date) -> tuple[in
         for row in sorted(measured, key=lambda row: (row["campaign"], row["outcome_days"]))
     ]
     draft = paths.campaigns / "campaign_results.next"
-    pq.write_table(pa.Table.from_pylist(results, schema=RESULTS), draft)
+    with access.published():
+        pq.write_table(pa.Table.from_pylist(results, schema=RESULTS), draft)
     draft.replace(draft.with_suffix(".parquet"))
     return rows, [f"{each['title']}: {each['verdict']}" for each in results]
 

@@ -138,6 +138,7 @@ def tonights_marts(
         files = {
             "recommendations": paths.recommendations / f"{night}.parquet",
             "next_quarter": paths.recommendations / f"{night}.next_quarter.parquet",
+            **{path.name.split(".")[1]: path for path in paths.predicted(night)},
         }
         for name in sorted(tables & files.keys()):
             if files[name].exists():  # copied: a view could not open the file once it is locked

@@ -84,6 +84,14 @@ class Paths:
         """`campaigns/<night>/`: whom campaigns chose on each night, and what was handed out."""
         return self.home / "campaigns"
 
+    def predictions(self, night: date, table: str = "user_predictions") -> Path:
+        """`predictions/<night>.<table>.parquet`: told that night, not yet published."""
+        return self.home / "predictions" / f"{night.isoformat()}.{table}.parquet"
+
+    def predicted(self, night: date) -> list[Path]:
+        """All tables of predictions of one night."""
+        return sorted((self.home / "predictions").glob(f"{night.isoformat()}.*.parquet"))
+
     def audit(self, night: date) -> Path:
         """Check results and Data Docs of one night."""
         return self.home / "audit" / night.isoformat()

@@ -84,6 +84,9 @@ class Retention(_Strict):
     campaigns: int | None = Field(
         default=None, ge=1, description="whom campaigns chose; what is gone is measured no more"
     )
+    predictions: int | None = Field(
+        default=None, ge=1, description="predictions of earlier nights, and how they came out"
+    )
 
     def first_kept(self, table: str, night: date) -> date | None:
         """The first day of a contract table, or of the quarantine, that is kept.
@@ -165,6 +168,18 @@ class FineTune(_Strict):
     max_steps: int = Field(default=400, ge=1, description="longest fine-tuning, in steps")
 
 
+class Value(_Strict):
+    """What the models of purchase, churn and spend learn from."""
+
+    every_days: int = Field(default=7, ge=1, description="days between two trainings")
+    max_rows: int = Field(
+        default=200_000,
+        ge=1_000,
+        description="most users and moments learned from, about 2 kB of memory each: of more a "
+        "sample by id",
+    )
+
+
 class Shop(_Strict):
     """One shop, read from `shops/<name>/shop.yml`."""
 
@@ -197,6 +212,7 @@ class Shop(_Strict):
     share: Sharing = Sharing()
     recommender: Recommender
     fine_tune: FineTune = FineTune()
+    value: Value = Value()
 
     @field_validator("time_zone")
     @classmethod

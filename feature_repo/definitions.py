@@ -80,6 +80,7 @@ item = Entity(
 )
 
 user_behaviour_v1 = _view_of_model("user_behaviour_v1", user, online=_SEEN)
+user_purchases_v1 = _view_of_model("user_purchases_v1", user)
 item_stats_v1 = _view_of_model("item_stats_v1", item)
 
 
@@ -122,6 +123,12 @@ user_state_v1 = FeatureService(
     description="What a model knows of a shopper.",
     owner=OWNER,
 )
+user_value_v1 = FeatureService(
+    name="user_value_v1",
+    features=[user_behaviour_v1, user_purchases_v1],
+    description="What the value models know of a shopper.",
+    owner=OWNER,
+)
 
 _EMBEDDING, _RECOMMENDER = "item_text_embedding_", "recommender_"
 
@@ -157,6 +164,48 @@ def fine_tuned(features: Path) -> tuple[list[FeatureView], list[FeatureService]]
     return views, services
 
 
+PREDICTIONS_VIEW = "user_predictions_v1"
+PREDICTION_FIELDS = [
+    ("purchase_7d", "purchase", 7, "Probability of an order in the next 7 days"),
+    ("purchase_30d", "purchase", 30, "Probability of an order in the next 30 days"),
+    ("churn", "churn", None, "Probability of no order within the shop's churn horizon"),
+    ("repurchase_90d", "repurchase", 90, "Probability of a customer's order in 90 days"),
+    ("spend_90d", "spend", 90, "Net revenue to expect in the next 90 days, currency"),
+    ("spend_180d", "spend", 180, "Net revenue to expect in the next 180 days, currency"),
+    ("spend_365d", "spend", 365, "Net revenue to expect in the next 365 days, currency"),
+]
+"""Name, target, days (None: the only ones there are), description; NULL where nothing was told."""
+
+
+def told(features: Path) -> tuple[list[FeatureView], list[FeatureService]]:
+    """What the value models have told of shoppers, once a night has published any of it."""
+    if not any((features / PREDICTIONS_VIEW).glob("*.parquet")):
+        return [], []
+    view = FeatureView(
+        name=PREDICTIONS_VIEW,
+        entities=[user],
+        ttl=SNAPSHOT_TTL,
+        schema=[
+            Field(name="user_id", dtype=String, description="Pseudonym of the user"),
+            *(
+                Field(name=name, dtype=Float64, description=description)
+                for name, _, _, description in PREDICTION_FIELDS
+            ),
+        ],
+        source=_source(PREDICTIONS_VIEW),
+        description="One row per user and published night: marts.user_predictions of that night.",
+        tags={"built_by": "ml/value", "grain": "user_id, night"},
+        owner=OWNER,
+    )
+    service = FeatureService(
+        name=PREDICTIONS_VIEW,
+        features=[view],
+        description="What a storefront may ask about a shopper's future.",
+        owner=OWNER,
+    )
+    return [view], [service]
+
+
 ENTITIES = [user, item]
-VIEWS = [user_behaviour_v1, item_stats_v1, item_text_embedding_minilm_v1]
-SERVICES = [recommender_v1, user_state_v1]
+VIEWS = [user_behaviour_v1, user_purchases_v1, item_stats_v1, item_text_embedding_minilm_v1]
+SERVICES = [recommender_v1, user_state_v1, user_value_v1]

@@ -174,7 +174,7 @@ def apply(shop_name: str, paths: Paths) -> None:
     if shop_name != paths.shop:
         raise FeatureError(f"these are the paths of {paths.shop}, not of {shop_name}")
     wanted: list[FeastObject] = [*definitions.ENTITIES, *definitions.VIEWS, *definitions.SERVICES]
-    for more in definitions.fine_tuned(paths.features):
+    for more in (*definitions.fine_tuned(paths.features), *definitions.told(paths.features)):
         wanted.extend(more)
     names = {thing.name for thing in wanted}
     with _opened(paths) as store, contextlib.redirect_stdout(io.StringIO()):

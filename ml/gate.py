@@ -40,16 +40,22 @@ def decide(challenger: np.ndarray, rivals: dict[str, np.ndarray]) -> Decision:
     """
     if not len(challenger):
         return Decision(False, ["nobody has both history and held-out events to judge on"], {})
-    differences, reasons, promote = {}, [], True
+    judged = {}
     for name, values in rivals.items():
         if values.shape != challenger.shape:
             raise ValueError(f"{name} was judged on other users than the challenger")
-        diff = mean_with_interval(challenger - values)
+        judged[name] = float(values.mean()), mean_with_interval(challenger - values)
+    return settle(PRIMARY, float(challenger.mean()), judged)
+
+
+def settle(primary: str, own: float, rivals: dict[str, tuple[float, Estimate]]) -> Decision:
+    """From the challenger's primary metric, and each rival's with the challenger's lead over it."""
+    differences, reasons, promote = {}, [], True
+    for name, (value, diff) in rivals.items():
         differences[name] = diff
         promote &= diff.value > 0
         reasons.append(
-            f"{_standing(diff, name)} on {PRIMARY} "
-            f"({challenger.mean():#.3g} against {values.mean():#.3g}, "
+            f"{_standing(diff, name)} on {primary} ({own:#.3g} against {value:#.3g}, "
             f"difference {diff.value:+#.3g}, 95 % interval {diff.low:+#.3g} to {diff.high:+#.3g})"
         )
     return Decision(promote, reasons, differences)

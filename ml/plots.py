@@ -56,6 +56,25 @@ def metric_bars(metrics: pa.Table, version: str) -> bytes:
     return _png(figure)
 
 
+def told_and_came(deciles: pa.Table) -> dict[str, bytes]:
+    """By target: what was told and what came, by tenths of users, as of the newest moment."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in deciles.filter(pc.equal(deciles["origin"], "backtest")).to_pylist():
+        found.setdefault(f"{row['target']} in {row['horizon_days']} days", []).append(row)
+    pictures = {}
+    for name, rows in found.items():
+        figure, axes = _figure()
+        place = [row["decile"] for row in rows]
+        axes.bar(place, [row["actual"] for row in rows], color=COLOURS[0], label="came")
+        told = [row["predicted"] for row in rows]
+        axes.plot(place, told, color=COLOURS[-1], marker="o", label="told")
+        axes.set(xlabel="tenth of the users, by what was told", xticks=place)
+        axes.set_title(f"{name}, told as of {rows[0]['night']}")
+        axes.legend(frameon=False)
+        pictures[name] = _png(figure)
+    return pictures
+
+
 def _figure() -> tuple[Any, Any]:
     # A figure of its own, without pyplot: no global state, no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg

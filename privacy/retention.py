@@ -13,8 +13,8 @@ from datetime import date, timedelta
 from core.paths import Paths
 from core.shop import Shop
 
-KINDS = ("nights", "audit", "reports", "recommendations", "campaigns")
-_DATED = re.compile(r"(\d{4}-\d\d-\d\d)(\.next_quarter)?(\.parquet)?")
+KINDS = ("nights", "audit", "reports", "recommendations", "predictions", "campaigns")
+_DATED = re.compile(r"(\d{4}-\d\d-\d\d)(\.[a-z_]+)?(\.parquet)?")
 
 
 def expire(shop: Shop, paths: Paths, night: date) -> list[str]:

@@ -69,6 +69,8 @@ def quality(connection: duckdb.DuckDBPyConnection) -> pa.Table:
 
 def ranking(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     """`quality`, of each target only the metric that is drawn."""
+    import pyarrow as pa
+
     data = quality(connection)
     drawn: dict[tuple[str, int], str] = {}
     rows = data.to_pylist()
@@ -77,7 +79,7 @@ def ranking(connection: duckdb.DuckDBPyConnection) -> pa.Table:
         if row["metric"] in RANKING:
             drawn[key] = min(drawn.get(key, row["metric"]), row["metric"], key=RANKING.index)
     keep = [row["metric"] == drawn.get((row["target"], row["horizon_days"])) for row in rows]
-    return data.filter(keep)
+    return data.filter(pa.array(keep, pa.bool_()))
 
 
 # --- figures -------------------------------------------------------------------------------------

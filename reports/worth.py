@@ -120,9 +120,9 @@ def cohort_forecasts(
                    END AS in_year_expected
             FROM firsts LEFT JOIN paid USING (user_id) LEFT JOIN predicted USING (user_id)
         ), cohorts AS (
-            SELECT cohort, count(*) AS customers, avg(so_far) AS so_far,
+            SELECT cohort, count(*) AS customers, round(avg(so_far), 6) AS so_far,
                    CASE WHEN max(days_left) > 0 AND count(in_year_expected) = count(*)
-                        THEN avg(in_year_expected) END AS forecast
+                        THEN round(avg(in_year_expected), 6) END AS forecast
             FROM expected GROUP BY cohort ORDER BY cohort DESC LIMIT {YEAR_MONTHS + 1}
         )
         SELECT cohort, cohorts.customers, so_far,
@@ -144,7 +144,8 @@ def expected(connection: duckdb.DuckDBPyConnection) -> pa.Table:
     return table(
         connection,
         """
-        SELECT target, horizon_days, count(*) AS users, avg(value) AS mean, sum(value) AS total
+        SELECT target, horizon_days, count(*) AS users, round(avg(value), 6) AS mean,
+            round(sum(value), 4) AS total
         FROM marts.user_predictions GROUP BY target, horizon_days
         ORDER BY list_position(['purchase', 'repurchase', 'churn', 'spend'], target), horizon_days
         """,

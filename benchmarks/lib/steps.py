@@ -147,7 +147,7 @@ def _dbt(
 
     variables = json.loads(dbt.variables(shop))
     if feature_weeks:
-        variables["feature_weeks"] = feature_weeks
+        variables |= {"feature_weeks": feature_weeks, "feature_weeks_thinned": 0}
 
     os.environ["PERENNIAL_SHOP_HOME"] = str(paths.home)
     folder = ["--project-dir", str(dbt.PROJECT), "--profiles-dir", str(dbt.PROJECT)]

@@ -1,5 +1,6 @@
 {#- The days on which features are kept, as a list: the Sundays of the last `feature_weeks` weeks up to the
-    night, and the night.
+    night, every fourth Sunday of the `feature_weeks_thinned` before them, and the night. Always the same
+    fourth ones, so that a snapshot is kept or dropped as it grows old and none has to be built late.
 
     A snapshot of day D knows exactly what happened before D + 1 00:00, its event_timestamp. A night
     drops the snapshots that reprocessing touches, those that have grown too old and those of earlier
@@ -11,9 +12,11 @@
     {%- set night = modules.datetime.date.fromisoformat(given('night') | string) -%}
     {%- set start = modules.datetime.date.fromisoformat(var('start') | string) -%}
     {%- set days = [] -%}
-    {%- for back in range(7 * var('feature_weeks'), 0, -1) -%}
+    {%- set weekly = 7 * var('feature_weeks') -%}
+    {%- for back in range(weekly + 7 * var('feature_weeks_thinned'), 0, -1) -%}
         {%- set day = night - back * one_day -%}
-        {%- if day.isoweekday() == 7 and day >= start -%}{%- do days.append(day.isoformat()) -%}{%- endif -%}
+        {%- set is_kept = day.isoweekday() == 7 and (back <= weekly or day.toordinal() % 28 == 0) -%}
+        {%- if is_kept and day >= start -%}{%- do days.append(day.isoformat()) -%}{%- endif -%}
     {%- endfor -%}
     {%- do days.append(night.isoformat()) -%}
     {{ return(days) }}
@@ -93,9 +96,9 @@
     ) as every_snapshot
 {%- endmacro -%}
 
-{#- True of the days (DATE) that some window of at most 90 days of the snapshots of `days` reaches. -#}
-{%- macro within_90d(day, days) -%}
-    {{ day }} > cast('{{ modules.datetime.date.fromisoformat(days[0]) - modules.datetime.timedelta(days=90) }}' as date)
+{#- True of the days (DATE) that some window of at most `most` days of the snapshots of `days` reaches. -#}
+{%- macro within(most, day, days) -%}
+    {{ day }} > cast('{{ modules.datetime.date.fromisoformat(days[0]) - modules.datetime.timedelta(days=most) }}' as date)
     and {{ day }} <= cast('{{ days[-1] }}' as date)
 {%- endmacro -%}
 

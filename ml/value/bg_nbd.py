@@ -39,12 +39,15 @@ class BgNbd:
     leaving: tuple[float, ...] = ()
 
     @classmethod
-    def fit(cls, history: History) -> tuple[BgNbd, Fit]:
-        """The most likely model; raises ModelError when there is no such thing."""
+    def fit(cls, history: History, prior: float = 0.0) -> tuple[BgNbd, Fit]:
+        """The most likely model; raises ModelError when there is no such thing.
+
+        `prior` as in `maximise`.
+        """
         rows = history.distinct()
         k = rows.traits.shape[1]
         start = np.array([1.0, max(float(np.mean(rows.age)), 1e-3), 1.0, 1.0, *[0.0] * 2 * k])
-        found = maximise(_Objective(rows), start, 4, "BG/NBD")
+        found = maximise(_Objective(rows), start, 4, "BG/NBD", prior)
         return cls.of(found.parameters), found
 
     @classmethod
@@ -59,6 +62,15 @@ class BgNbd:
         alpha, a = self.alpha / history.times(self.buying), self.a * history.times(self.leaving)
         alive, gone = _parts(history, self.r, alpha, a, self.b)
         return cast(Array, np.exp(alive - np.logaddexp(alive, gone)))
+
+    def p_buys(self, history: History, horizon: float) -> Array:
+        """[n] probability of a purchase in the `horizon` after the end of what was observed.
+
+        Somebody who is there still buys nothing with the gamma mixture's probability of no event.
+        """
+        late = self.alpha / history.times(self.buying) + history.age
+        nothing = (self.r + history.repeats) * np.log1p(horizon / late)
+        return cast(Array, self.p_alive(history) * -np.expm1(-nothing))
 
     def expected(self, history: History, horizon: float) -> Array:
         """[n] purchases to expect in the `horizon` after the end of what was observed.

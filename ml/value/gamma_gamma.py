@@ -26,18 +26,20 @@ class GammaGamma:
     v: float
 
     @classmethod
-    def fit(cls, purchases: Array, mean: Array) -> tuple[GammaGamma, Fit]:
+    def fit(cls, purchases: Array, mean: Array, prior: float = 0.0) -> tuple[GammaGamma, Fit]:
         """From [n] how many purchases, and [n] the mean of each customer's amounts.
 
         Customers without a purchase, or with a mean of 0 or less, tell nothing and are left out;
-        raises TooLittleHistory when none are left, ModelError when there is no best model.
+        raises TooLittleHistory when none are left, ModelError when there is no best model. `prior`
+        as in `maximise`.
         """
         x, z = _checked(purchases, mean)
         told = (x > 0) & (z > 0)
         if told.sum() < 3:
             raise TooLittleHistory(f"{int(told.sum())} customers with an amount: too few to fit")
         x, z = x[told], z[told]
-        found = maximise(_Objective(x, z), np.array([2.0, 2.0, float(z.mean())]), 3, "Gamma-Gamma")
+        start = np.array([2.0, 2.0, float(z.mean())])
+        found = maximise(_Objective(x, z), start, 3, "Gamma-Gamma", prior)
         return cls(*found.parameters.tolist()), found
 
     def expected(self, purchases: Array, mean: Array) -> Array:

@@ -18,6 +18,7 @@ def shop_definitions(shop: Shop) -> Definitions:
             *features.assets(shop),
             *models.assets(shop),
             *campaigns.assets(shop),
+            models.predictions(shop),
             *reports.assets(shop),
         ],
         asset_checks=quality.checks(shop),

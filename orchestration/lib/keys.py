@@ -9,7 +9,12 @@ from dagster import AssetKey, BackfillPolicy, DailyPartitionsDefinition, RetryPo
 from core.shop import Shop
 from ingest.contract import TABLES
 
-FEATURE_VIEWS = ("user_behaviour_v1", "item_stats_v1", "item_text_embedding_minilm_v1")
+FEATURE_VIEWS = (
+    "user_behaviour_v1",
+    "user_purchases_v1",
+    "item_stats_v1",
+    "item_text_embedding_minilm_v1",
+)
 MARTS = (
     "dim_users",
     "dim_items",
@@ -33,6 +38,18 @@ MARTS = (
     "metric_definitions",
     "segment_history",
 )
+PREDICTIONS = {
+    "user_predictions": "How likely every user is to buy, to leave and to come back, and what they "
+    "will spend: value, 80 % interval, reasons, model version.",
+    "prediction_quality": "The models and the plain rules against what came, on users whose days "
+    "are over, with 95 % intervals.",
+    "prediction_deciles": "What was told and what came by tenths of users: as the newest models "
+    "would have told it, and as past nights did.",
+    "prediction_fairness": "The quality of each probability by country, and of new and old users.",
+    "prediction_drift": "How far tonight's features and predictions are from those of four weeks "
+    "ago.",
+    "prediction_drivers": "Which features move each model most.",
+}
 OWNERS = ["team:data-engineering"]
 ANALYSTS = ["team:analytics"]
 

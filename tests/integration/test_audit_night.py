@@ -107,8 +107,25 @@ MARTS = {
 FEATURES = {
     "user_behaviour_v1": "SELECT user_id, getvariable('night_end') AS event_timestamp, "
     "1.5::DOUBLE AS mean_basket, 0.5::DOUBLE AS weekend_share FROM landed GROUP BY 1",
+    "user_purchases_v1": "SELECT user_id, getvariable('night_end') AS event_timestamp, "
+    "3.5::DOUBLE AS faded_orders FROM landed GROUP BY 1",
     "item_stats_v1": "SELECT item_id, getvariable('night_end') AS event_timestamp, "
     "2.5::DOUBLE AS views_7d FROM items",
+}
+PREDICTIONS = {
+    "user_predictions": "SELECT user_id, 'purchase' AS target, 7 AS horizon_days, "
+    "0.2::DOUBLE AS value, 0.1::DOUBLE AS low, 0.3::DOUBLE AS high, ['+ views: 2'] AS top_reasons, "
+    "'val-1' AS model_version FROM marts.dim_users",
+    "prediction_quality": "SELECT 'purchase' AS target, 7 AS horizon_days, 'champion' AS model, "
+    "'auc' AS metric, 0.8::DOUBLE AS value",
+    "prediction_deciles": "SELECT 'backtest' AS origin, 'purchase' AS target, 7 AS horizon_days, "
+    "1 AS decile, 0.2::DOUBLE AS predicted",
+    "prediction_fairness": "SELECT 'purchase' AS target, 7 AS horizon_days, 'country' AS kind, "
+    "'gap' AS grp, 'calibration' AS metric, 0.02::DOUBLE AS value, 0::DOUBLE AS low",
+    "prediction_drift": "SELECT 'purchase' AS target, 7 AS horizon_days, "
+    "unnest(['prediction', 'views_7d']) AS feature, 0.05::DOUBLE AS psi",
+    "prediction_drivers": "SELECT 'purchase' AS target, 7 AS horizon_days, 'views_7d' AS feature, "
+    "0.4::DOUBLE AS share",
 }
 
 
@@ -121,6 +138,7 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
         "landing",
         "recommendations",
         "campaigns",
+        "predictions",
         "quarantine/events",
         "features/item_text_embedding_minilm_v1",
     ):
@@ -176,6 +194,9 @@ def _write_night(paths: Paths, night: date, open_when: str = "true") -> None:
               'item5' AS item_id, 0.5::DOUBLE AS score, 'purchases' AS model_version
               FROM marts.dim_users) TO '{home}/recommendations/{night}.next_quarter.parquet'"""
         )
+        for table, sql in PREDICTIONS.items():
+            told = f"SELECT DATE '{night}' AS night, told.* FROM ({sql}) AS told"
+            c.execute(f"COPY ({told}) TO '{home}/predictions/{night}.{table}.parquet'")
         c.execute(
             f"""COPY (SELECT 'spring' AS campaign, user_id, 'write' AS action,
               DATE '{night}' AS entered_night, row_number() OVER (ORDER BY user_id) % 5 = 0
@@ -292,6 +313,7 @@ def _yesterday_with_a_new_date(paths: Paths) -> None:
 RECOMMENDATIONS = f"recommendations/{TONIGHT}.parquet"
 AUDIENCE = "campaigns/campaign_audience.parquet"
 RESULTS = "campaigns/campaign_results.parquet"
+TOLD = f"predictions/{TONIGHT}.user_predictions.parquet"
 EMBEDDINGS = "features/item_text_embedding_minilm_v1/part.parquet"
 EVENTS_TONIGHT = f"landing/events/day={TONIGHT}/data_0.parquet"
 FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
@@ -461,6 +483,42 @@ FAULTS: list[tuple[str, str, Callable[[Paths], None], str]] = [
         "a sold-out item recommended",
         _sql("UPDATE marts.dim_items SET is_sold_out = item_id = 'item7'"),
         "item_id item7, recommended",
+    ),
+    (
+        "predictions.user_predictions.key",
+        "a prediction told twice",
+        _rewrite(TOLD, "FROM t UNION ALL FROM t"),
+        "copies 2",
+    ),
+    (
+        "predictions.users.known",
+        "a prediction of nobody who is known",
+        _rewrite(TOLD, "SELECT * REPLACE ('x' || user_id AS user_id) FROM t"),
+        "user_id x",
+    ),
+    (
+        "predictions.users.everyone",
+        "a user of whom nothing is told",
+        _rewrite(TOLD, "FROM t WHERE user_id <> (SELECT min(user_id) FROM t)"),
+        "told 39, known 40",
+    ),
+    (
+        "predictions.values.sound",
+        "a probability above 1",
+        _rewrite(TOLD, "SELECT * REPLACE (1.5 AS value, 2.0 AS high) FROM t"),
+        "value 1.5",
+    ),
+    (
+        "predictions.values.sound",
+        "a value outside of its interval",
+        _rewrite(TOLD, "SELECT * REPLACE (0.05::DOUBLE AS value) FROM t"),
+        "value 0.05",
+    ),
+    (
+        "predictions.model.one",
+        "a target told by two models",
+        _rewrite(TOLD, "SELECT * REPLACE ('val-' || (hash(user_id) % 2) AS model_version) FROM t"),
+        "versions 2",
     ),
     (
         "campaigns.campaign_audience.cap",
@@ -657,6 +715,7 @@ def test_a_published_night_holds_every_mart_and_says_how_it_was_made(paths):
     assert set(published.tables) == {
         *MARTS,
         *("recommendations", "next_quarter"),
+        *PREDICTIONS,
         *("campaign_audience", "campaign_results", "run_manifest"),
     }
     with connect(paths.marts, read_only=True) as c:

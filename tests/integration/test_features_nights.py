@@ -18,7 +18,11 @@ from core.shop import ROOT
 
 PROJECT = ROOT / "dbt_project"
 START = date(2026, 1, 1)  # a Thursday
-VIEWS = {"user_behaviour_v1": "user_id", "item_stats_v1": "item_id"}
+VIEWS = {
+    "user_behaviour_v1": "user_id",
+    "user_purchases_v1": "user_id",
+    "item_stats_v1": "item_id",
+}
 
 # Ann is worked by hand below; the others do something of everything, one event in ten comes a day
 # or two late. `h(x, n)` is a fixed number below n.

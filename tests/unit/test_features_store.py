@@ -26,7 +26,11 @@ NIGHT = date(2026, 3, 4)
 SNAPSHOTS = [date(2026, 2, 8), date(2026, 3, 1), NIGHT]
 USERS, ITEMS = 60, 25
 MODELS = ROOT / "dbt_project" / "models" / "features"
-VIEWS = {"user_behaviour_v1": ("u", USERS), "item_stats_v1": ("i", ITEMS)}
+VIEWS = {
+    "user_behaviour_v1": ("u", USERS),
+    "user_purchases_v1": ("u", USERS),
+    "item_stats_v1": ("i", ITEMS),
+}
 
 
 def columns(view: str) -> list[dict[str, str]]:
@@ -248,6 +252,7 @@ def test_a_night_again_changes_no_byte_and_an_older_one_is_served(new: Paths) ->
         "item_stats_v1": ITEMS,
         "item_text_embedding_minilm_v1": ITEMS,
         "user_behaviour_v1": USERS,
+        "user_purchases_v1": USERS,
     }
     asked = entities("user_id", ["u0"], store.night_end(SNAPSHOTS[1]))
     at_the_time = store.training_set(new, "user_state_v1", asked)

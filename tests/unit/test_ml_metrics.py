@@ -109,6 +109,9 @@ def test_gate_wants_every_rival_beaten_and_says_by_how_much():
     assert "is ahead of popularity, within chance, on NDCG@10" in by_chance.text
     no = decide(better, {"popularity": worse, "champion": better})
     assert not no.promote and "does not beat champion" in no.text
+    # whatever rival comes last, one that is not beaten is enough
+    assert not decide(better, {"champion": better, "popularity": worse}).promote
+    assert not decide(better, {"broken": np.full(3, np.nan), "popularity": worse}).promote
     assert not decide(np.zeros(0), {"popularity": np.zeros(0)}).promote
     with pytest.raises(ValueError, match="other users"):
         decide(better, {"popularity": worse[:2]})

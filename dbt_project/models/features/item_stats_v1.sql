@@ -44,7 +44,7 @@ stat_windows as (
     inner join snapshots
         on stat_date <= snapshot_day
         and stat_date > before_90d
-    where {{ within_90d('stat_date', missing) }}
+    where {{ within(90, 'stat_date', missing) }}
     group by item_id, snapshot_day
 ),
 
@@ -54,7 +54,7 @@ buying_days as (
         buying_date as on_day,
         lead(buying_date) over (partition by item_id, user_id order by buying_date) as next_day
     from {{ ref('int_buying_days') }}
-    where {{ within_90d('buying_date', missing) }}
+    where {{ within(90, 'buying_date', missing) }}
 ),
 
 -- A buyer counts once in a window: on the last day of buying before the snapshot.

@@ -48,7 +48,7 @@ recent_events as (
         event_type not in ('refund', 'exposure') as is_activity
     from {{ ref('fct_events') }}
     where user_id is not null
-        and {{ within_90d('event_date', missing) }}
+        and {{ within(90, 'event_date', missing) }}
 ),
 
 event_days as (
@@ -165,7 +165,7 @@ trade_days as (
     from {{ ref('user_daily_activity') }} as activity
     left join {{ ref('int_user_trade_days') }} as trade
         on activity.user_id = trade.user_id and activity.activity_date = trade.trade_date
-    where {{ within_90d('activity.activity_date', missing) }}
+    where {{ within(90, 'activity.activity_date', missing) }}
         and (trade.orders > 0 or activity.gross_revenue <> 0 or activity.refunded_revenue <> 0)
 ),
 

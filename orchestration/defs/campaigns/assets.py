@@ -14,7 +14,7 @@ from dagster import (
 )
 
 from core.shop import Shop
-from orchestration.lib.keys import ANALYSTS, key, mart_keys, step
+from orchestration.lib.keys import ANALYSTS, PREDICTIONS, key, mart_keys, step
 from orchestration.lib.night import tonight
 
 
@@ -26,6 +26,7 @@ def assets(shop: Shop) -> list[AssetsDefinition]:
             *mart_keys(shop),
             key(shop, "models", "recommendations"),
             key(shop, "models", "next_quarter"),
+            *(key(shop, "models", name) for name in PREDICTIONS),
         ],
         "group_name": f"{shop.name}_campaigns",
         "owners": ANALYSTS,

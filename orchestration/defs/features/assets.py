@@ -18,6 +18,7 @@ from orchestration.lib.night import tonight
 
 _EXPORTED = {
     "user_behaviour_v1": "What a shopper has done by the end of a snapshot day.",
+    "user_purchases_v1": "How often and for how much a shopper has bought, over a year.",
     "item_stats_v1": "How an item has sold by the end of a snapshot day.",
 }
 
@@ -96,9 +97,12 @@ def _online(shop: Shop) -> AssetsDefinition:
         **step(shop, warehouse=False),
     )
     def online(context: AssetExecutionContext) -> MaterializeResult[Any]:
-        from feature_repo.store import materialize
+        from feature_repo.store import apply, materialize
+        from orchestration.lib.predictions import to_feature_store
 
         night = tonight(context, shop)
+        to_feature_store(night)
+        apply(shop.name, night.paths)
         rows = materialize(night.paths, night.night)
         context.log.info(", ".join(f"{name}: {count:,}" for name, count in rows.items()))
         return MaterializeResult(metadata={f"{name} rows": count for name, count in rows.items()})

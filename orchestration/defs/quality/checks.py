@@ -21,7 +21,7 @@ from orchestration.lib.night import tonight
 
 
 def checks(shop: Shop) -> list[AssetChecksDefinition]:
-    """The four stages of one shop's audit."""
+    """The stages of one shop's audit."""
     return [_stage(shop, stage) for stage in STAGES]
 
 
@@ -30,7 +30,11 @@ def _asset(shop: Shop, spec: CheckSpec) -> AssetKey:
         table = spec.table.removeprefix("landing_")
         # the row accounting is about all tables; what is missing from them is in the quarantine
         return key(shop, "landing", "quarantine" if table == "accounting" else table)
-    layer = {"features": "feature_store", "recommendations": "models"}.get(spec.stage, spec.stage)
+    layer = {
+        "features": "feature_store",
+        "recommendations": "models",
+        "predictions": "models",
+    }.get(spec.stage, spec.stage)
     return key(shop, layer, spec.table)
 
 

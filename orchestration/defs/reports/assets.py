@@ -18,6 +18,7 @@ from core.shop import Shop
 from orchestration.lib.keys import (
     ANALYSTS,
     OWNERS,
+    PREDICTIONS,
     feature_keys,
     key,
     landing_keys,
@@ -44,6 +45,7 @@ def _published(shop: Shop) -> AssetsDefinition:
         key(shop, "models", "next_quarter"),
         key(shop, "campaigns", "campaign_audience"),
         key(shop, "campaigns", "campaign_results"),
+        *(key(shop, "models", name) for name in PREDICTIONS),
     ]
     # an archive gets no new nights, so it cannot go stale
     freshness = (
