@@ -6,17 +6,17 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from campaigns import CampaignError
 from campaigns.who import check_select
+from core.yaml_file import Day, YamlError, read
 
 
 class Campaign(BaseModel):
     """One campaign, as its file says it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="its file's name without .yml")
     title: str = Field(min_length=1, description="what people call it")
@@ -28,8 +28,8 @@ class Campaign(BaseModel):
     )
     outcome_days: int = Field(ge=1, description="for so many days after it orders are counted")
     priority: int = Field(default=0, description="of two that want the same user, the higher wins")
-    start: date | None = Field(default=None, description="first night on which it chooses")
-    end: date | None = Field(default=None, description="last night on which it chooses")
+    start: Day | None = Field(default=None, description="first night on which it chooses")
+    end: Day | None = Field(default=None, description="last night on which it chooses")
 
     @model_validator(mode="after")
     def _in_order(self) -> Campaign:
@@ -52,9 +52,9 @@ def load(folder: Path) -> list[Campaign]:
 
 def _load(path: Path) -> Campaign:
     try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise CampaignError(f"{path} is no YAML: {error}") from error
+        given = read(path)
+    except YamlError as error:
+        raise CampaignError(str(error)) from error
     if not isinstance(given, dict):
         raise CampaignError(f"{path}: write `field: value` lines; the fields are {_fields()}")
     try:

