@@ -50,12 +50,15 @@ def versions(models: Path, model: str) -> list[str]:
 
 
 def card(models: Path, model: str, version: str) -> dict[str, Any]:
-    """The card of a version; raises ModelError when there is no such version."""
+    """The card of a version; raises ModelError when there is none, or it cannot be read."""
     path = folder(models, model, version) / CARD
     if not path.exists():
         known = ", ".join(versions(models, model)) or "none"
         raise ModelError(f"{model} has no version {version} (versions here: {known})")
-    return json.loads(path.read_text())
+    told = _read(path)
+    if not isinstance(told, dict):
+        raise ModelError(f"{path} is damaged: {_INSTEAD}")
+    return told
 
 
 def is_due(models: Path, model: str, version: str) -> bool:
@@ -80,11 +83,14 @@ def add(
 
 
 def promotions(models: Path, model: str) -> list[Promotion]:
-    """All promotions there were, in the order of their nights."""
+    """All promotions there were, in the order of their nights; raises ModelError if damaged."""
     path = models / model / POINTER
     if not path.exists():
         return []
-    return [Promotion(**entry) for entry in json.loads(path.read_text())]
+    try:
+        return [Promotion(**entry) for entry in _read(path, _NO_POINTER)]
+    except TypeError as error:
+        raise ModelError(f"{path} is damaged: {_NO_POINTER} ({error})") from error
 
 
 def champion(models: Path, model: str, night: date | None = None) -> str | None:
@@ -124,6 +130,19 @@ def rollback(models: Path, model: str) -> tuple[str, str]:
     changed = [replace(entry, withdrawn=True) if entry is gone else entry for entry in known]
     _write(models / model / POINTER, changed)
     return gone.version, back.version
+
+
+_INSTEAD = "bring it back from a backup, or go back to the version before with make rollback"
+
+
+_NO_POINTER = "bring it back from a backup, or delete it: the next training chooses anew"
+
+
+def _read(path: Path, instead: str = _INSTEAD) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: {instead} ({error})") from error
 
 
 def _write(path: Path, entries: list[Promotion]) -> None:

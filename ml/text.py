@@ -96,10 +96,13 @@ def load(encoder: str, at: torch.device) -> Any:
     try:
         return SentenceTransformer(folder, device=str(at)).eval()
     except Exception as error:
-        raise ModelError(
-            f"cannot load the text encoder '{encoder}': name a sentence-transformers folder, or a "
-            f"hub id while the hub can be reached ({error})"
-        ) from error
+        advice = (
+            "is its folder whole? Bring it back from a backup; if it was fine-tuned here, go back "
+            "to the one before with make rollback MODEL=text_encoder"
+            if Path(folder).exists()
+            else "name a sentence-transformers folder, or a hub id while the hub can be reached"
+        )
+        raise ModelError(f"cannot load the text encoder '{encoder}': {advice} ({error})") from error
 
 
 def item_texts(items: pa.Table) -> pa.ChunkedArray:

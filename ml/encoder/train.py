@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ml import ModelError, TooLittleHistory, parallel
+from ml import checkpoint as checkpoints
 from ml.device import device
 from ml.encoder.model import Encoder
 from ml.encoder.pairs import Lessons, hard_negatives, recall
@@ -114,8 +115,8 @@ def fine_tune(
     """Fine-tune the encoder; raises ModelError when there is nothing to learn or it diverges.
 
     `texts` by item number, "" for an item without one. With `checkpoint` the state is kept in that
-    file; a file that is there is resumed from, one of other settings is refused. Under torchrun
-    every process calls this alike (`ml.parallel`).
+    file; a file that is there is resumed from, one of other settings is refused, a damaged one is
+    told of and passed over. Under torchrun every process calls this alike (`ml.parallel`).
     """
     config.check()
     for who, pairs in (("to learn from", lessons.learn), ("to judge by", lessons.judge)):
@@ -244,9 +245,10 @@ def _mean(losses: list[Tensor], step: int, config: Config) -> float:
     """The mean loss of the last steps; raises ModelError when the training has diverged."""
     mean = torch.stack(losses).mean().item()
     if not np.isfinite(mean):
+        calmer = "last_layers, or to frozen" if config.mode == FULL else "frozen"
         raise ModelError(
-            f"fine-tuning the text encoder diverged before step {step}: the loss is {mean}; lower "
-            f"learning_rate (now {config.learning_rate}), or set fine_tune.mode to frozen"
+            f"fine-tuning the text encoder diverged before step {step}: the loss is {mean}; set "
+            f"fine_tune.mode in shop.yml to {calmer}"
         )
     return mean
 
@@ -273,11 +275,9 @@ def _restore(
     path: Path | None, encoder: Encoder, optimiser: torch.optim.Optimizer, config: Config
 ) -> tuple[int, Curves, dict[str, Tensor]]:
     """Put encoder and optimiser where the checkpoint left them; a fresh start without a file."""
-    if path is None or not path.exists():
+    state = checkpoints.load(path, asdict(config))
+    if state is None:
         return 0, Curves(), encoder.state()
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["config"] != asdict(config):
-        raise ModelError(f"{path} is of a training with other settings: delete it to start anew")
     encoder.set_state(state["weights"])
     optimiser.load_state_dict(state["optimiser"])
     return state["step"], Curves(**state["curves"]), state["best"]
@@ -292,7 +292,7 @@ def _save(
     curves: Curves,
     best: dict[str, Tensor],
 ) -> None:
-    """Write the checkpoint under another name first, so that it is whole or absent."""
+    """Keep where the training stands."""
     state = {
         "config": asdict(config),
         "weights": encoder.state(),
@@ -301,7 +301,4 @@ def _save(
         "curves": asdict(curves),
         "best": best,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".next")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    checkpoints.save(path, state)

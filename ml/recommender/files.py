@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ml import ModelError
@@ -29,6 +31,8 @@ LAYOUT = 3
 _WORDS = "words."
 PER_ITEM = (".item.weight", ".met")
 """How the names of weights end that have one row an item."""
+_DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a folder raises where a file is cut off, has other bytes in it or lacks a part."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class Learned:
         """
         try:
             return bool(json.loads((folder / ABOUT).read_text()).get("layout") == LAYOUT)
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError):
             return True
 
     @staticmethod
@@ -114,17 +118,23 @@ class Learned:
         """Read a folder that `save` wrote; raises ModelError when it is not one."""
         try:
             about = json.loads((folder / ABOUT).read_text())
-            weights = load_file(folder / WEIGHTS)
-        except (OSError, ValueError) as error:
+            if about.get("layout") != LAYOUT:
+                raise ModelError(
+                    f"{folder} was written by another version of this code (layout "
+                    f"{about.get('layout', 1)}, not {LAYOUT}): retrain, or go back to that version"
+                )
+            return Learned._from(about, load_file(folder / WEIGHTS))
+        except _DAMAGED as error:
             raise ModelError(
                 f"{folder} holds no readable model: roll back or retrain ({error})"
             ) from error
-        if about.get("layout") != LAYOUT:
-            raise ModelError(
-                f"{folder} was written by another version of this code (layout "
-                f"{about.get('layout', 1)}, not {LAYOUT}): retrain, or go back to that version"
-            )
+
+    @staticmethod
+    def _from(about: dict[str, Any], weights: dict[str, torch.Tensor]) -> Learned:
         words = [weights.pop(_WORDS + name) for name in ("weight", "directions")]
+        for name, value in weights.items():
+            if name.endswith(PER_ITEM) and len(value) != len(about["items"]):
+                raise ValueError(f"{name} is of {len(value)} items, not {len(about['items'])}")
         return Learned(
             shape=Shape(**about["shape"] | {"towers": tuple(about["shape"]["towers"])}),
             weights=weights,
@@ -152,5 +162,11 @@ class Learned:
             if name.endswith(PER_ITEM):  # zeros: not met
                 moved[name] = torch.zeros(len(items), *value.shape[1:], dtype=value.dtype)
                 moved[name][there] = value[old[old >= 0]]
-        model.load_state_dict(self.weights | moved)
+        try:
+            model.load_state_dict(self.weights | moved)
+        except RuntimeError as error:
+            raise ModelError(
+                f"the weights are not those of the network that {ABOUT} tells of: roll back or "
+                f"retrain ({error})"
+            ) from error
         return model.eval()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ml import ModelError, TooLittleHistory
+from ml import checkpoint as checkpoints
 from ml.device import device
 from ml.recommender.data import Examples, ItemFacts, epoch
 from ml.recommender.loss import cross_entropy, precision, sample
@@ -140,9 +141,10 @@ def train(
     """Train on the examples; raises ModelError when there is nothing to learn or it diverges.
 
     With `checkpoint` the state is kept in that file every `checkpoint_every` steps; a file that is
-    there already is resumed from, one of other settings is refused. With a `judge` the weights
-    after the epoch that it likes best are the result, without one the last. `start` is given the
-    fresh network, to begin with other weights (`ml.transfer`).
+    there already is resumed from, one of other settings is refused, a damaged one is told of and
+    passed over. With a `judge` the weights after the epoch that it likes best are the result,
+    without one the last. `start` is given the fresh network, to begin with other weights
+    (`ml.transfer`).
     """
     config.check()
     per_epoch = sum(1 for _ in _batches(data, facts, config, 0))
@@ -228,7 +230,8 @@ def _mean(losses: list[torch.Tensor], step: int, config: Config) -> float:
     if not np.isfinite(mean):
         raise ModelError(
             f"training diverged before step {step}: the loss is {mean}; lower "
-            f"learning_rate (now {config.learning_rate}) or look for NaN in item features"
+            f"recommender.settings.learning_rate in shop.yml (now {config.learning_rate}), or look "
+            "for NaN in item features"
         )
     return mean
 
@@ -338,11 +341,9 @@ def _restore(
     path: Path | None, model: Recommender, optimiser: torch.optim.Optimizer, config: Config
 ) -> Run:
     """Put model and optimiser where the checkpoint left them; a fresh start without a file."""
-    if path is None or not path.exists():
+    state = checkpoints.load(path, asdict(config))
+    if state is None:
         return Run(Progress(), Curves())
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["config"] != asdict(config):
-        raise ModelError(f"{path} is of a training with other settings: delete it to start anew")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return Run(Progress(**state["progress"]), Curves(**state["curves"]), state["best"])
@@ -351,7 +352,7 @@ def _restore(
 def _save(
     path: Path, model: Recommender, optimiser: torch.optim.Optimizer, config: Config, run: Run
 ) -> None:
-    """Write the checkpoint under another name first, so that it is whole or absent."""
+    """Keep where the training stands."""
     state = {
         "config": asdict(config),
         "model": model.state_dict(),
@@ -360,7 +361,4 @@ def _save(
         "curves": asdict(run.curves),
         "best": run.best,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".next")
-    torch.save(state, temporary)
-    temporary.replace(path)
+    checkpoints.save(path, state)

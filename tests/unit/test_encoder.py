@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from core.shop import FineTune
 from ml import ModelError, TooLittleHistory
 from ml.encoder import train as training
 from ml.encoder.model import Encoder
@@ -180,6 +182,9 @@ def test_killed_and_resumed_it_gives_the_same_weights(name, events, tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
     with pytest.raises(ModelError, match="other settings"):
         fine_tune(TEXTS, found, replace(config, seed=9), tmp_path / "c")
+    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:1000])  # the disk lost the rest
+    fine_tune(TEXTS, found, settings(name, max_steps=2), tmp_path / "c", said.append)
+    assert "from step 0" in said[-2]
 
 
 def test_divergence_and_lack_of_history_are_told(name, events, monkeypatch):
@@ -188,8 +193,12 @@ def test_divergence_and_lack_of_history_are_told(name, events, monkeypatch):
         fine_tune(TEXTS, some_lessons(events, END - 100), settings(name))
     whole = training.loss_of
     monkeypatch.setattr(training, "loss_of", lambda *given: whole(*given) * torch.nan)
-    with pytest.raises(ModelError, match=r"diverged before step 20: the loss is nan; lower learn"):
+    with pytest.raises(
+        ModelError, match=r"diverged before step 20: .* nan; set (.*) in shop"
+    ) as told:
         fine_tune(TEXTS, found, settings(name))
+    (advised,) = re.findall(r"set fine_tune\.(\w+) in shop\.yml to (\w+)$", str(told.value))
+    FineTune.model_validate(dict([advised]))  # a setting that there is
 
 
 def test_it_stops_when_the_spared_shoppers_gain_nothing_more(name, events):
