@@ -29,11 +29,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.lib import leave_one_out as loo
 from benchmarks.lib.closeness import closeness
 from benchmarks.lib.night import newest_night
-from benchmarks.lib.page import publish, quiet, table
+from benchmarks.lib.page import at_least_one, publish, quiet, table
 from core.duck import connect
 from core.paths import Paths
 from core.shop import load_shop
-from ml import registry
+from ml import ModelError, TooLittleHistory, registry
 from ml.baselines import popularity
 from ml.device import device
 from ml.evaluate import Evaluation, Scorer, evaluate
@@ -117,13 +117,17 @@ def published_protocol(folder: Path, seeds: int) -> Iterator[list[str]]:
     split = loo.read(folder)
     users, items, events = split.events.users, split.events.items, split.events.item
     text = loo.embedded(split)
+    truth = split.truth(loo.LAST)
+    alone = len(users) - len(truth.users)
     unmet = int((np.bincount(split.training.item, minlength=len(items)) == 0).sum())
     about = (
         f"{folder.name}: {len(users):,} users, {len(items):,} items ({unmet:,} of them in no "
         f"training event), {len(events):,} events. Each user's last item is the test, the one "
         "before it the validation, all else is learned from; at the test the validation item is "
         "known too, but not learned from unless a row says so. All items are ranked. Settings "
-        "were chosen on validation items."
+        f"were chosen on validation items. {loo.repeated(truth):,} users end on an item that they "
+        "have met: a miss where such items are not ranked."
+        + (f" {alone:,} users have one item alone and are not asked." if alone else "")
     )
     plain = baseline_rows(split)
     tables: list[str] = []
@@ -217,9 +221,15 @@ def protocol_table(rows: list[Row], masked: bool) -> str:
 
 def cold_table(split: loo.Split, text: np.ndarray) -> str:
     """How well items that nobody met are placed: a tenth of all is held out of training."""
+    title = "## Items that nobody met"
     cold, hidden = loo.hide(split, share=0.1, seed=0)
-    fitted = loo.network(hidden, text, loo.RECIPE)
     truth = loo.of_items(split.truth(loo.LAST), cold, hidden.known)
+    if not len(truth.users):
+        return f"{title}\n\nNobody ends on one of the {int(cold.sum()):,} items held out."
+    try:
+        fitted = loo.network(hidden, text, loo.RECIPE)
+    except TooLittleHistory:
+        return f"{title}\n\nWithout a tenth of the items there is nothing to learn from."
     scorers = {
         "perennial": loo.ask(hidden, fitted.model, fitted.facts),
         "popularity": popularity(hidden.known, loo.LAST, days=loo.LAST),
@@ -233,7 +243,7 @@ def cold_table(split: loo.Split, text: np.ndarray) -> str:
         lines.append([name, *(f"{value:.4f}" for value in found)])
     header = ["", "R@10 of all", "R@20 of all", "R@10 of the cold", "R@20 of the cold"]
     return (
-        f"## Items that nobody met\n\n{int(cold.sum()):,} items, drawn at random, were held out of "
+        f"{title}\n\n{int(cold.sum()):,} items, drawn at random, were held out of "
         f"all training and of every history; {len(truth.users):,} users take one of them last. "
         "Ranked among all items, and among the held-out ones alone.\n\n" + table(header, lines)
     )
@@ -262,7 +272,7 @@ def main() -> None:
     """Measure and show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with sequences.parquet")
-    parser.add_argument("--seeds", type=int, default=3, help="fits with --data")
+    parser.add_argument("--seeds", type=at_least_one, default=3, help="fits with --data")
     parser.add_argument("--shop", nargs="+", default=["demo"], help="folders below shops/")
     parser.add_argument("--scale", choices=["small", "default", "large"], default="small")
     parser.add_argument("--raw", type=Path, help="folder of the real shop's raw files")
@@ -280,7 +290,7 @@ def main() -> None:
     try:
         for parts in published_protocol(asked.data, asked.seeds):
             publish(title, parts, [*libraries, "implicit"], asked.write, name)
-    except loo.BadFolder as error:
+    except (loo.BadFolder, ModelError) as error:
         raise SystemExit(str(error)) from error
 
 

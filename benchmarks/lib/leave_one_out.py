@@ -37,6 +37,8 @@ LAST = 20_000
 VALID = LAST - 1
 MET = "met"
 COLUMNS = ("user_id", "position", "item_id")
+LEAST = 4
+"""Items of at least one user: two to learn one from the other, one to choose by, one to test."""
 EASE_ITEMS = 25_000
 """EASE holds several matrices of items x items: 2.5 GB each with this many."""
 
@@ -72,41 +74,80 @@ class Split:
 
 def read(folder: Path) -> Split:
     """The split of a folder; raises BadFolder without sequences that have an order."""
-    file = folder / "sequences.parquet"
-    if not file.exists() or not {*COLUMNS} <= {*pq.read_schema(file).names}:
+    file, texts = folder / "sequences.parquet", folder / "items.parquet"
+    if not file.exists() or not {*COLUMNS} <= {*columns_of(file)}:
         needed = ", ".join(COLUMNS)
         raise BadFolder(f"{file} is not there or not right: {needed} are needed")
     with duckdb.connect() as connection:
+        place = position(connection, file)
+        connection.execute(
+            f"CREATE TABLE sequences AS SELECT user_id::VARCHAR AS user_id, {place} AS position, "
+            "item_id::VARCHAR AS item_id FROM read_parquet(?)",
+            [str(file)],
+        )
         check(connection, file)
         events = connection.sql(
             """
-            SELECT user_id::VARCHAR AS user_id, item_id::VARCHAR AS item_id, ? AS event_type,
+            SELECT user_id, item_id, ? AS event_type,
                    make_timestamp(1000000 * 86400::BIGINT * (? - row_number() OVER
                        (PARTITION BY user_id ORDER BY position DESC) + 1)) AS event_ts
-            FROM read_parquet(?)
+            FROM sequences
             """,
-            params=[MET, LAST, str(file)],
+            params=[MET, LAST],
         ).to_arrow_table()
-        texts = folder / "items.parquet"
         about = item_texts(connection, texts) if texts.exists() else None
     listed = [] if about is None else [about["item_id"]]
     items = sorted_ids(events["item_id"], *listed)
-    if about is not None:
-        place = pc.index_in(items, about["item_id"].combine_chunks())
-        about = pc.fill_null(about["text"].combine_chunks().take(place), "")
-    return Split(from_arrow(events, sorted_ids(events["user_id"]), items, (MET,)), about)
+    told = None
+    if about is not None and pc.any(pc.not_equal(about["text"], "")).as_py():
+        place_of = pc.index_in(items, about["item_id"].combine_chunks())
+        told = pc.fill_null(about["text"].combine_chunks().take(place_of), "")
+    elif about is not None:
+        tell(f"{texts} holds no text: items are known by their ids alone")
+    return Split(from_arrow(events, sorted_ids(events["user_id"]), items, (MET,)), told)
+
+
+def columns_of(file: Path) -> list[str]:
+    """The names of a parquet file's columns; raises BadFolder where it cannot be read."""
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException) as error:
+        raise BadFolder(f"{file} is no whole parquet file, write it anew ({error})") from error
+
+
+def position(connection: duckdb.DuckDBPyConnection, file: Path) -> str:
+    """What says in SQL where a row stands; raises BadFolder for what has no order of its own.
+
+    Text would sort 10 before 2: it is read as numbers.
+    """
+    kind = connection.execute(
+        "SELECT column_type FROM (DESCRIBE SELECT position FROM read_parquet(?))", [str(file)]
+    ).fetchall()[0][0]
+    if kind == "VARCHAR":
+        wrong = connection.execute(
+            "SELECT min(position) FROM read_parquet(?) WHERE position IS NOT NULL "
+            "AND TRY_CAST(position AS DECIMAL(38, 10)) IS NULL",
+            [str(file)],
+        ).fetchall()[0][0]
+        if wrong is None:
+            return "position::DECIMAL(38, 10)"
+        raise BadFolder(f"{file}: position {wrong!r} is no number: number each user's rows 1, 2, 3")
+    if kind in ("FLOAT", "DOUBLE"):
+        return "CASE WHEN isfinite(position) THEN position END"  # what is not counts as missing
+    if kind.startswith(("DECIMAL", "DATE", "TIMESTAMP")) or kind.endswith(("INT", "INTEGER")):
+        return "position"
+    raise BadFolder(f"{file}: position is {kind}, not numbers: number each user's rows 1, 2, 3")
 
 
 def check(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
     """Raises BadFolder when there are no rows, or some that say too little or too much."""
-    rows, whole, places = connection.execute(
+    rows, whole, places, items = connection.execute(
         """
         SELECT count(*), count(*) FILTER (WHERE user_id IS NOT NULL AND position IS NOT NULL
                                           AND item_id IS NOT NULL),
-               count(DISTINCT (user_id, position))
-        FROM read_parquet(?)
-        """,
-        [str(file)],
+               count(DISTINCT (user_id, position)), count(DISTINCT item_id)
+        FROM sequences
+        """
     ).fetchall()[0]
     if not rows:
         raise BadFolder(f"{file} holds no rows")
@@ -117,20 +158,52 @@ def check(connection: duckdb.DuckDBPyConnection, file: Path) -> None:
             f"{file}: {rows - places:,} rows repeat a user's position: which of them came first "
             "cannot be known; number each user's rows 1, 2, 3, ..."
         )
+    if items < 2:
+        raise BadFolder(f"{file} holds one item alone: there is nothing to rank")
+    longest = connection.execute(
+        "SELECT max(n) FROM (SELECT count(*) AS n FROM sequences GROUP BY user_id)"
+    ).fetchall()[0][0]
+    if longest < LEAST:
+        raise BadFolder(
+            f"{file}: no user has more than {longest} items: the last is the test, the one before "
+            f"it the validation, and to learn from takes two more; bring users with {LEAST}"
+        )
 
 
 def item_texts(connection: duckdb.DuckDBPyConnection, file: Path) -> pa.Table:
-    """item_id and its text: the title, then what else there is in words."""
+    """item_id and its text: the title, then what else there is in words.
+
+    Raises BadFolder for a file that does not belong to the sequences.
+    """
+    if "item_id" not in columns_of(file):
+        raise BadFolder(f"{file} has no column item_id: name it so, or take the file away")
     connection.execute("CREATE TABLE items AS SELECT * FROM read_parquet(?)", [str(file)])
+    rows, named, distinct, here, there, known = connection.execute(
+        "SELECT count(*), count(item_id), count(DISTINCT item_id), min(item_id::VARCHAR), "
+        "(SELECT min(item_id) FROM sequences), "
+        "count(*) FILTER (item_id::VARCHAR IN (SELECT item_id FROM sequences)) FROM items"
+    ).fetchall()[0]
+    if named < rows:
+        raise BadFolder(f"{file}: {rows - named:,} rows lack an item_id: take them out")
+    if not rows:
+        raise BadFolder(f"{file} holds no rows: bring them, or take the file away")
+    if not known:
+        raise BadFolder(
+            f"{file}: none of its item_ids is in sequences.parquet (here {here!r}, there "
+            f"{there!r}): write both alike, or take the file away"
+        )
+    if distinct < rows:
+        tell(f"{file}: {rows - distinct:,} rows repeat an item_id; the first text counts")
     columns = connection.execute(
         "SELECT column_name FROM (DESCRIBE items) "
         "WHERE column_type = 'VARCHAR' AND column_name <> 'item_id' "
         "ORDER BY column_name <> 'title'"
     ).fetchall()
-    quoted = ", ".join(f"nullif(trim(\"{name}\"), '')" for (name,) in columns)
+    doubled = [name.replace('"', '""') for (name,) in columns]
+    quoted = ", ".join(f"nullif(trim(\"{name}\"), '')" for name in doubled)
     return connection.sql(
         f"SELECT item_id::VARCHAR AS item_id, concat_ws('. ', {quoted or 'NULL'}) AS text "
-        "FROM items ORDER BY item_id"
+        "FROM items ORDER BY item_id, text"
     ).to_arrow_table()
 
 
@@ -194,12 +267,24 @@ def choose(split: Split, tries: dict[str, Fit]) -> tuple[str, Fit]:
 
 
 def metric(found: Evaluation, name: str, k: int, masked: bool = True) -> float:
-    """One figure of an evaluation; `masked`: items that the user has met are not ranked."""
+    """One figure of an evaluation; `masked`: items that the user has met are not ranked.
+
+    A user whose item is one of these then has it nowhere: a miss. (`evaluate` leaves them out.)
+    """
     wanted = f"{name}_unseen" if masked else name
     rows = found.table.filter(
         pc.and_(pc.equal(found.table["metric"], wanted), pc.equal(found.table["k"], k))
     )
-    return float(rows["value"][0].as_py())
+    value, asked = (rows[column][0].as_py() for column in ("value", "n_users"))
+    of_all = pc.and_(pc.equal(found.table["metric"], name), pc.equal(found.table["k"], k))
+    everybody = found.table.filter(of_all)["n_users"][0].as_py()
+    return float((value or 0.0) * asked / max(1, everybody))
+
+
+def repeated(truth: HeldOut) -> int:
+    """How many users are to take an item that they have met."""
+    size = len(truth.candidates)
+    return int(np.isin(truth.truth @ [size, 1], truth.seen @ [size, 1]).sum())
 
 
 RECIPE = Config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import os
 import platform
@@ -24,6 +25,13 @@ def quiet() -> None:
     """Keep the warnings of libraries, and DuckDB's pages about leaks at the end, off the screen."""
     warnings.showwarning = lambda *_, **__: None  # Feast puts its own filters before ours
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+
+
+def at_least_one(text: str) -> int:
+    """A count on the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text}")
+    return int(text)
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
