@@ -148,7 +148,7 @@ def lines(asked: argparse.Namespace) -> dict[str, list[str]]:
     split = loo.read(asked.data)
     before = finished(done) if done else []
     known: dict[str, list[str]] = {}
-    left = {}
+    left: dict[str, dict[str, Any]] = {}
     for name in asked.part or [*PARTS, *WITHOUT]:
         of = made_of(asked.data, name, asked.epochs, asked.seed)
         rows = [row for made, row in before if made == of]

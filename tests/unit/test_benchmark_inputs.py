@@ -109,6 +109,10 @@ def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "recommender.py"), "--data", str(tmp_path)]
     none = subprocess.run([*command, "--seeds", "0"], capture_output=True, text=True, check=False)
     assert none.returncode == 2 and "--seeds: must be a whole number from 1 on" in none.stderr
+    write(tmp_path, walks(3))
+    short = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert short.returncode == 1 and "bring users with 4" in short.stderr
+    assert "Traceback" not in short.stderr
 
 
 def test_a_finished_line_is_of_its_data_and_settings_alone(
