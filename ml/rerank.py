@@ -165,7 +165,7 @@ def rerank(
     plain = Listed(ranked.users, ranking, value, sure, none, ranked.by_model)
     if pool is None or rules.exploration is None:
         return plain
-    return explore(plain, pool, known, rules, rules.exploration, seed)
+    return explore(plain, pool, on, known, rules, rules.exploration, seed)
 
 
 def _worth(
@@ -231,33 +231,29 @@ def explored_places(wanted: Exploration, k: int) -> np.ndarray:
 
 
 def explore(
-    plain: Listed, pool: Ranked, known: Repurchase, rules: Rules, wanted: Exploration,
+    plain: Listed, pool: Ranked, on: Shelf, known: Repurchase, rules: Rules, wanted: Exploration,
     seed: np.ndarray,
 ) -> Listed:  # fmt: skip
     """Put new items into the explored places, and move what stood there down.
 
-    A user's new items are dealt into as many groups as there are places; by lot one group falls to
-    each place, and one item of the group is drawn, half evenly and half by the model's odds. So no
-    item comes twice, and the odds of an item at its place are exactly (1 / groups) x (its share of
-    the group): over all that a place could show they add up to 1.
+    A user's new items are dealt to the places, which turn by lot, and at each place one of those
+    dealt to it is drawn, half evenly and half by the model's odds. So no item comes twice, and the
+    odds of an item at its place are exactly (1 / places that turn) x (its share of those dealt
+    there): over all that a place could show they add up to 1. Where nothing may be drawn, which is
+    no matter of the lot, the ranked list goes on.
     """
-    n, k = plain.ranking.shape
-    places = explored_places(wanted, k)
-    if not len(places):
-        return plain
+    places = explored_places(wanted, plain.ranking.shape[1])
     item, score = pool.ranking, np.maximum(pool.score.astype(np.float64), 0)
-    there = np.maximum(item, 0)
     may = (item >= 0) & ~(item[:, :, None] == plain.ranking[:, None, :]).any(2)
-    may &= ~held_back(plain.users, there, known, rules)
-    groups = np.minimum(may.sum(1), len(places))
+    may &= ~held_back(plain.users, np.maximum(item, 0), known, rules)
     lot = seed[plain.users]
-    shift = (_uniform(lot, 0) * groups).astype(np.int64)
-    group = (np.cumsum(may, 1) - 1 + shift[:, None]) % np.maximum(groups, 1)[:, None]
+    capped = int((places < rules.category_cap.places).sum()) if rules.category_cap else 0
+    dealt = _deal(may, item, plain, on, rules.category_cap, capped, len(places), _uniform(lot, 0))
 
-    drawn = np.full((n, len(places)), -1)
+    drawn = np.full((len(item), len(places)), -1)
     value, odds = np.zeros(drawn.shape), np.ones(drawn.shape)
     for number in range(len(places)):
-        mine = may & (group == number) & (groups > number)[:, None]
+        mine = (dealt.fits if number < capped else may) & (dealt.place == number)
         own = np.where(mine, score, 0) / np.maximum(np.where(mine, score, 0).sum(1), 1e-30)[:, None]
         even = mine / np.maximum(mine.sum(1), 1)[:, None]
         share = np.where(own.sum(1, keepdims=True) > 0.5, (own + even) / 2, even)
@@ -266,8 +262,68 @@ def explore(
         at = hit.argmax(1)[:, None]
         drawn[:, number] = np.where(hit.any(1), np.take_along_axis(item, at, 1)[:, 0], -1)
         value[:, number] = np.take_along_axis(score, at, 1)[:, 0]
-        odds[:, number] = np.take_along_axis(share, at, 1)[:, 0] / np.maximum(groups, 1)
+        odds[:, number] = np.take_along_axis(share / dealt.turning, at, 1)[:, 0]
     return _woven(plain, drawn, value, odds, places)
+
+
+@dataclass(frozen=True)
+class _Dealt:
+    """Where each of the new items [n, c] of the users fell."""
+
+    place: np.ndarray
+    """int64: which of the explored places, from 0"""
+    turning: np.ndarray
+    """int64: how many places it could fall to by lot, each as likely"""
+    fits: np.ndarray
+    """bool: may be drawn in a capped place"""
+
+
+def _deal(
+    may: np.ndarray, item: np.ndarray, plain: Listed, on: Shelf, cap: Cap | None, capped: int,
+    places: int, lot: np.ndarray,
+) -> _Dealt:  # fmt: skip
+    """Deal what may be drawn (bool [n, c]) to the explored places, the first of which are capped.
+
+    What fits in the capped places turns through them and the later ones; what does not fit is dealt
+    to the later ones that are left over, or turns along where there are none.
+    """
+    filled, fits = np.zeros(len(may), np.int64), may
+    if cap and capped:
+        filled, fits = _fitting(may, item, plain, on, cap, capped)
+    usable = filled + places - capped
+    turns = np.minimum(fits.sum(1), usable)[:, None]
+    left = usable[:, None] - turns
+    turning, later = np.maximum(turns, 1), np.cumsum(may & ~fits, 1) - 1
+    beside = np.where(left > 0, turns + later % np.maximum(left, 1), later % turning)
+    place = np.where(fits, (np.cumsum(fits, 1) - 1) % turning, beside)
+    by_lot = place < turns
+    place = np.where(by_lot, (place + (lot[:, None] * turns).astype(np.int64)) % turning, place)
+    passed = capped - filled[:, None]  # capped places that nothing can fill
+    place = np.where(place < filled[:, None], place, place + passed)
+    return _Dealt(place, np.where(by_lot, turning, 1), fits)
+
+
+def _fitting(
+    may: np.ndarray, item: np.ndarray, plain: Listed, on: Shelf, cap: Cap, capped: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the capped places can be filled, int64 [n], and with which items, bool [n, c].
+
+    Each that is filled moves one of the ranked list out of the capped places: as many are filled as
+    have their room then. Where a category has room for fewer than are filled, only so many of its
+    items fit, the likeliest: whatever is drawn, the cap holds.
+    """
+    category = np.where(item < 0, -1, on.category[item])
+    above = plain.ranking[:, : cap.places]
+    same = category[:, :, None] == np.where(above < 0, -1, on.category[above])[:, None, :]
+    alike = (category[:, :, None] == category[:, None, :]) & may[:, None, :]
+    earlier = np.tril(alike, -1).sum(2)  # of those that may be drawn, likelier ones of its category
+    filled, fits = np.zeros(len(may), np.int64), may.copy()
+    for number in range(capped, 0, -1):
+        room = cap.items - same[:, :, : above.shape[1] - number].sum(2)
+        fit = may & ((category < 0) | (room >= number) | (earlier < room))
+        best = (filled == 0) & (fit.sum(1) >= number)
+        filled[best], fits[best] = number, fit[best]
+    return filled, fits
 
 
 def _woven(

@@ -100,6 +100,15 @@ def test_a_boost_lifts_an_item_as_far_as_its_factor() -> None:
     assert out.score[0].tolist() == pytest.approx([0.5, 0.1, 0.28, 0.09])  # the model's own
 
 
+def test_of_two_boosts_each_counts_for_an_item_of_both() -> None:
+    house = {"name": "house", "brand": "Wren", "factor": 3}
+    bath = {"name": "bath", "category": "Bath", "factor": 0.5}
+    # a and f are both: 3 x 0.5; b and e are of the bath alone
+    for boosts in ([house, bath], [bath, house]):
+        on = facts(Rules.model_validate({"boost": boosts}))
+        assert on.boost.tolist() == [1.5, 0.5, 1, 1, 0.5, 1.5]
+
+
 def test_diversity_puts_another_kind_between_likes() -> None:
     vectors = np.array([[1, 0], [1, 0], [0, 1], [0.6, 0.8]], np.float32)
     scores = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
@@ -110,14 +119,38 @@ def test_diversity_puts_another_kind_between_likes() -> None:
     assert listed(on, Rules(diversity=0.2), scores, k=4).ranking.tolist() == [[0, 1, 2, 3]]
 
 
+def test_an_item_is_held_against_all_above_it_and_not_only_the_last() -> None:
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [-0.6, 0.8]], np.float32)
+    scores = {0: 0.4, 1: 0.3, 2: 0.16, 3: 0.14}
+    on = shelf_of(4, vectors=vectors)
+    # c is just like a, two places above: 0.16 exp(-1) = 0.059; d is 0.8 like b: 0.14 exp(-0.8) =
+    # 0.063, and that it is the contrary of a does not count for it
+    assert listed(on, Rules(diversity=1), scores, k=4).ranking.tolist() == [[0, 1, 3, 2]]
+    contrary = shelf_of(3, vectors=np.array([[1, 0], [0, 1], [-1, 0]], np.float32))
+    scores = {0: 0.4, 1: 0.3, 2: 0.2}
+    assert listed(contrary, Rules(diversity=1), scores).ranking.tolist() == [[0, 1, 2]]
+
+
 def test_a_category_cap_holds_in_the_first_places_and_leaves_none_empty() -> None:
     on = shelf_of(5, category=np.array([7, 7, 7, 7, -1]))
     rules = Rules.model_validate({"category_cap": {"places": 3, "items": 1}})
     scores = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.09, 4: 0.01}
     # the third place would be empty: the cap gives way; after the third nothing is capped
     assert listed(on, rules, scores, k=5).ranking.tolist() == [[0, 4, 1, 2, 3]]
-    loose = shelf_of(5, category=np.full(5, -1))
-    assert listed(loose, rules, scores, k=5).ranking.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_the_first_place_after_the_capped_ones_is_free() -> None:
+    on = shelf_of(4, category=np.array([7, 7, 7, 8]))
+    rules = Rules.model_validate({"category_cap": {"places": 2, "items": 1}})
+    scores = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}
+    assert listed(on, rules, scores, k=4).ranking.tolist() == [[0, 3, 1, 2]]
+
+
+def test_items_without_a_category_are_not_capped_as_if_they_were_of_one() -> None:
+    on = shelf_of(5, category=np.array([-1, -1, -1, 7, 7]))
+    rules = Rules.model_validate({"category_cap": {"places": 5, "items": 1}})
+    scores = {0: 0.4, 3: 0.3, 1: 0.2, 4: 0.06, 2: 0.04}
+    assert listed(on, rules, scores, k=5).ranking.tolist() == [[0, 3, 1, 2, 4]]
 
 
 def buys(*rows: tuple[str, str, int]) -> Events:
@@ -163,6 +196,22 @@ def test_a_purchase_of_yesterday_says_nothing_of_a_second_one() -> None:
     rows = [(f"u{i:02}", "a", 0) for i in range(40)]
     assert learn(buys(*rows), np.full(6, -1), FIRST + 30).rate[0] == 0
     assert np.isnan(learn(buys(*rows), np.full(6, -1), FIRST + 29).rate[0])
+
+
+def test_what_is_bought_from_the_night_on_is_not_known_yet() -> None:
+    """An old night that is run again must not learn from what came after it."""
+    past = [(f"u{i:02}", "a", 0) for i in range(40)]
+    past += [(f"u{i:02}", "a", 20) for i in range(10)]
+    later = [(f"u{i:02}", "a", 60) for i in range(40)]
+    later += [(f"u{i:02}", "b", 60 + i % 3) for i in range(40)]
+    end, category = FIRST + 60, np.array([1, 1, 5, 5, 5, 5])
+    then, again = learn(buys(*past), category, end), learn(buys(*past, *later), category, end)
+    assert again.rate.tolist() == pytest.approx(then.rate.tolist(), nan_ok=True)
+    assert again.interval.tolist() == pytest.approx(then.interval.tolist(), nan_ok=True)
+    assert again.rate[0] == 10 / 40 and again.interval[0] == 20
+    users, item = np.arange(40), np.tile([0, 1], (40, 1))
+    assert again.days_since(users, item).tolist() == then.days_since(users, item).tolist()
+    assert again.days_since(np.array([39]), item[:1]).tolist() == [[60, np.inf]]
 
 
 def test_what_lasts_and_what_was_just_bought_are_held_back_where_asked() -> None:
@@ -215,6 +264,102 @@ def test_a_share_of_the_places_goes_to_new_items_by_lot() -> None:
             assert abs(shown - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
     assert sum(odds.values()) == pytest.approx(1)
     assert (out.propensity[~out.explored] == 1).all()
+
+
+def test_exploration_shows_nothing_that_a_shopper_need_not_buy_again() -> None:
+    on = shelf_of(5, is_new=np.arange(5) > 2)
+    known = Repurchase(
+        np.array([0.3, 0.3, 0.3, 0.0, 0.3]), np.full(5, np.nan), np.array([3]), np.array([900]), END
+    )
+    rules = Rules.model_validate({"no_durable_repeats": True, "exploration": {"share": 0.5}})
+    plain, new = {0: 0.5, 1: 0.3, 2: 0.2}, {3: 0.9, 4: 0.1}
+    out = listed(on, rules, plain, plain, k=2, known=known, pool=ranked(new, new))
+    assert out.ranking[0].tolist() == [0, 4]  # of two new ones user 0 has the lasting one
+    assert out.propensity[0].tolist() == [1, 1] and out.propensity[1, 1] < 1
+
+
+CAPPED = {"category_cap": {"places": 4, "items": 2}, "exploration": {"share": 0.5}}
+
+
+def test_exploration_keeps_to_the_category_cap() -> None:
+    """Ten items of five categories in the model's order, two new ones of categories 0, 1 and 9."""
+    category = np.array([0, 0, 1, 2, 3, 4, 1, 2, 3, 4, 0, 0, 1, 1, 9, 9])
+    on = shelf_of(16, category=category, is_new=np.arange(16) > 9)
+    plain = {i: 0.1 - i / 1000 for i in range(10)}
+    new = {10: 0.4, 11: 0.2, 12: 0.1, 13: 0.1, 14: 0.1, 15: 0.1}
+    n = 500
+    out = listed(on, Rules.model_validate(CAPPED), *[plain] * n, k=8, pool=ranked(*[new] * n))
+    assert out.explored.tolist() == [[False, True] * 4] * n
+    assert out.ranking[:, ::2].tolist() == [[0, 1, 2, 3]] * n
+    # two of category 0 are ranked above: a new one of it comes after the capped places alone
+    first, later = out.ranking[:, [1, 3]], out.ranking[:, [5, 7]]
+    assert set(first.ravel().tolist()) == {12, 13, 14, 15}
+    assert set(later.ravel().tolist()) == {10, 11, 12, 13, 14, 15}
+
+
+def test_what_exploration_drew_counts_for_the_next_draw() -> None:
+    category = np.array([0, 1, 2, 3, 9, 9, 9])
+    on = shelf_of(7, category=category, is_new=np.arange(7) > 3)
+    rules = Rules.model_validate(CAPPED | {"category_cap": {"places": 4, "items": 1}})
+    plain, new = {0: 0.4, 1: 0.3, 2: 0.2, 3: 0.1}, {4: 0.5, 5: 0.3, 6: 0.2}
+    out = listed(on, rules, *[plain] * 500, k=4, pool=ranked(*[new] * 500))
+    # one of category 9 has room: the other explored place goes to the next of the ranked list
+    assert out.explored.tolist() == [[False, True, False, False]] * 500
+    assert out.ranking[:, [0, 2, 3]].tolist() == [[0, 1, 2]] * 500
+    assert set(out.ranking[:, 1].tolist()) == {4, 5, 6}
+
+
+def within(ranking: np.ndarray, on: Shelf, places: int) -> np.ndarray:
+    """Of each category how many are in the first places, [n, categories]."""
+    first = ranking[:, :places]
+    category = np.where(first < 0, -1, on.category[first])
+    return (category[:, :, None] == np.arange(on.category.max(initial=0) + 1)).sum(1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_with_exploration_the_cap_holds_and_the_propensity_is_how_often_it_comes(
+    data: st.DataObject,
+) -> None:
+    n, n_new, n_users = data.draw(st.integers(4, 12)), data.draw(st.integers(1, 8)), 1500
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    kinds = data.draw(st.integers(1, 6))
+    on = shelf_of(n + n_new, category=rng.integers(-1, kinds, n + n_new))
+    cap = {"places": data.draw(st.integers(1, 10)), "items": data.draw(st.integers(1, 3))}
+    share = data.draw(st.floats(0.1, 0.5))
+    explore = Rules.model_validate({"category_cap": cap, "exploration": {"share": share}})
+    plain = {int(i): float(p) for i, p in zip(rng.permutation(n), rng.random(n), strict=True)}
+    new = {n + i: float(p) for i, p in enumerate(rng.random(n_new))}
+    k = data.draw(st.integers(1, n))
+    without = listed(on, Rules.model_validate({"category_cap": cap}), plain, k=k)
+    out = listed(on, explore, *[plain] * n_users, k=k, pool=ranked(*[new] * n_users))
+
+    before, after = (within(each.ranking, on, cap["places"]) for each in (without, out))
+    assert (after <= np.maximum(before, cap["items"])).all()
+    # the lot decides what is drawn, but neither where nor what else there is, and leaves no gap
+    assert (out.explored == out.explored[0]).all() and (out.ranking >= 0).all()
+    ranked_on = out.ranking[0, ~out.explored[0]]
+    assert ranked_on.tolist() == without.ranking[0, : len(ranked_on)].tolist()
+    assert (out.ranking[:, ~out.explored[0]] == ranked_on).all()
+    # as many places as there is something new for: one more in the capped ones would break the cap
+    wanted = explored_places(explore.exploration, k)
+    capped, first = (wanted < cap["places"]).sum(), out.explored[0, : cap["places"]].sum()
+    assert out.explored.sum(1)[0] == min(n_new, len(wanted) - capped + first)
+    if first < capped:
+        standing = within(without.ranking[:, : min(k, cap["places"]) - first - 1], on, k)[0]
+        fits = on.category[n:] < 0
+        assert first + 1 > fits.sum() + sum(
+            min((on.category[n:] == kind).sum(), max(0, cap["items"] - count))
+            for kind, count in enumerate(standing)
+        )
+    for place in np.flatnonzero(out.explored[0]):
+        shown, at, times = np.unique(out.ranking[:, place], return_index=True, return_counts=True)
+        odds = out.propensity[at, place]
+        assert (
+            out.propensity[:, place] == odds[np.searchsorted(shown, out.ranking[:, place])]
+        ).all()
+        assert odds.sum() <= 1 + 1e-9
+        assert (abs(times / n_users - odds) < 5 * np.sqrt(odds * (1 - odds) / n_users) + 1e-9).all()
 
 
 def test_fewer_new_items_than_places_leave_no_place_empty() -> None:
