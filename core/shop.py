@@ -174,7 +174,8 @@ class Recommender(_Strict):
     start_from: str | None = Field(
         default=None,
         description="another shop here whose model this one begins with, by texts alone, as long "
-        "as that has learned from more events than there are here",
+        "as that has learned from more events than there are here; the champion it had on the "
+        "night's date",
     )
     settings: NetworkSettings = Field(
         default=NetworkSettings(), description="what `make search` has found for this shop"

@@ -28,6 +28,8 @@ POINTER = "champion.json"
 CARD = "card.json"
 DUE = "due_for_retraining"
 """On the card of a version that learned from somebody who has been erased since."""
+STARTED_FROM = "started_from"
+"""On the card of a version that began with another shop's: `model_of` of that."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class Promotion:
 def folder(models: Path, model: str, version: str) -> Path:
     """Where a version's files are."""
     return models / model / version
+
+
+def model_of(shop: str, version: str) -> str:
+    """What a version is called outside of its shop."""
+    return f"{shop} {version}"
 
 
 def versions(models: Path, model: str) -> list[str]:

@@ -23,7 +23,7 @@ from ingest.contract import TABLES
 from ingest.landing import land
 from ingest.parts import losers_part, quarantine_part
 from ingest.pseudonym import forget_at_the_door, load_forgotten, load_key, pseudonym
-from ml.registry import DUE
+from ml.registry import DUE, STARTED_FROM, model_of
 from privacy import NobodyFound, PrivacyError, online
 from privacy.formats import DRAFT, erase, find, is_encrypted
 from privacy.person import Person
@@ -31,6 +31,7 @@ from privacy.raw import erase_raw, is_ours, raw_rows
 from privacy.rotation import awaits_a_night
 
 _SECRETS = ("secrets",)
+_CARDS = "*/models/*/*/card.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Forgotten:
     searched: dict[str, int]
     """files looked through after it, by place; the person was in none"""
     due: list[str]
+    """versions of this shop; after them `<shop> <version>` of what began with one of those"""
     not_ours: list[str]
     """raw files outside `var/` that hold the person: the shop's own, left as they are"""
     encrypted: list[str]
@@ -166,7 +168,10 @@ def _prove(paths: Paths, person: Person) -> tuple[dict[str, int], list[str]]:
 
 
 def _mark_models(paths: Paths, person: Person) -> list[str]:
-    """Put a flag on the card of every model that was trained with events of the person."""
+    """Put a flag on the card of every model that was trained with events of the person.
+
+    And of every model, of any shop, that began with one of those.
+    """
     first = _first_day(paths, person)
     due = []
     for path in sorted(paths.models.glob("*/*/card.json")):
@@ -176,7 +181,21 @@ def _mark_models(paths: Paths, person: Person) -> list[str]:
             _write_json(path, card | {DUE: True})
         if knew or card.get(DUE):
             due.append(path.parent.name)
-    return due
+    return due + _mark_begun_with({model_of(paths.shop, version) for version in due})
+
+
+def _mark_begun_with(due: set[str]) -> list[str]:
+    """Flag what began with one of these models, in any shop, and what began with that in turn."""
+    cards = {path: json.loads(path.read_text()) for path in var_folder().glob(_CARDS)}
+    marked: list[str] = []
+    while begun := sorted(path for path in cards if cards[path].get(STARTED_FROM) in due):
+        for path in begun:
+            card = cards.pop(path)
+            if not card.get(DUE):
+                _write_json(path, card | {DUE: True})
+            marked.append(model_of(path.parts[-5], path.parent.name))
+        due = {*marked}
+    return marked
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from ml.nightly import NightInputs
     from ml.recommender.files import Learned
 
+_log = logging.getLogger(__name__)
 SEED = 20
 """Of every model that a night trains."""
 RECOMMENDER_SERVICE = "recommender_v1"
@@ -159,12 +162,16 @@ def champion_inputs(night: Night, inputs: NightInputs, service: str | None = Non
     return replace(inputs, item_features_at_cutoff=at_cutoff, item_features_at_night=at_night)
 
 
-def other_shops_model(night: Night, service: str, events: int) -> tuple[str, Learned] | None:
+def other_shops_model(
+    night: Night, service: str, events: int, log: Callable[[str], object] = _log.info
+) -> tuple[str, Learned] | None:
     """What the shop's model begins with: its name, and the network; None for a cold start.
 
-    It is the newest champion of the shop that `start_from` names; None as long as that has none,
-    and once this shop has as many `events` to learn from as that champion had. Raises ModelError
-    for a shop that is not here, and for a model that reads other texts.
+    It is the champion that the shop named by `start_from` had on this night, so that a night which
+    is run again begins with the same. None as long as that has none, while its champion is due for
+    retraining, and once this shop has as many `events` to learn from as that champion had: `log` is
+    told which. Raises ModelError for a shop that is not here, and for a model that reads other
+    texts.
     """
     from core.paths import Paths
     from ml import ModelError, registry
@@ -178,9 +185,19 @@ def other_shops_model(night: Night, service: str, events: int) -> tuple[str, Lea
         models = Paths(load_shop(name).name).models
     except ShopError as error:
         raise ModelError(f"recommender.start_from in shop.yml: {error}") from error
-    version = registry.champion(models, MODEL)
-    card = registry.card(models, MODEL, version) if version else {}
-    if version is None or events >= card.get("events", 0):
+    version = registry.champion(models, MODEL, night.night)
+    if version is None:
+        log(f"the training starts from nothing: {name} had no champion on {night.night}")
+        return None
+    if registry.is_due(models, MODEL, version):
+        log(
+            f"the training starts from nothing: {version} of {name} learned from somebody who has "
+            f"been erased; it is trained anew with the next night of {name}"
+        )
+        return None
+    card = registry.card(models, MODEL, version)
+    if events >= card.get("events", 0):
+        log(f"the training starts from nothing: {version} of {name} has no more events")
         return None
     theirs, own = (
         (card["feature_service"], card["text_encoder"]),
@@ -192,7 +209,8 @@ def other_shops_model(night: Night, service: str, events: int) -> tuple[str, Lea
             f"{' by '.join(theirs)}, this shop those of {' by '.join(own)}. Give both the same "
             "text_encoder, not fine-tuned, or take start_from out"
         )
-    return f"{name} {version}", Learned.load(registry.folder(models, MODEL, version))
+    log(f"the training starts from {version} of {name}")
+    return registry.model_of(name, version), Learned.load(registry.folder(models, MODEL, version))
 
 
 def item_features(night: Night, items: pa.Table, service: str) -> tuple[pa.Table, pa.Table]:

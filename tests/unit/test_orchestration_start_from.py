@@ -37,7 +37,7 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Make Online Retail's champion, with what its card says."""
     monkeypatch.setenv("PERENNIAL_VAR", str(tmp_path))
 
-    def make(**said: object) -> None:
+    def make(version: str = "rec-1", on: date = date(2011, 12, 9), **said: object) -> None:
         events, facts = shop()
         data = examples(events, events, DAYS, 1)
         model = build(data, facts, network(("both",)))
@@ -46,8 +46,8 @@ def keep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         encoder = load_shop("demo").text_encoder
         card = {"feature_service": RECOMMENDER_SERVICE, "text_encoder": encoder, "events": 5000}
         models = Paths("online_retail").models
-        registry.add(models, MODEL, "rec-1", card | said, learned.save)
-        registry.promote(models, MODEL, "rec-1", date(2011, 12, 9))
+        registry.add(models, MODEL, version, card | said, learned.save)
+        registry.promote(models, MODEL, version, on)
 
     return make
 
@@ -66,6 +66,35 @@ def test_a_shop_with_as_much_of_its_own_starts_cold(keep: Any) -> None:
     keep()
     assert other_shops_model(tonight("online_retail"), RECOMMENDER_SERVICE, 4999)
     assert other_shops_model(tonight("online_retail"), RECOMMENDER_SERVICE, 5000) is None
+
+
+def test_a_night_that_is_run_again_begins_with_the_model_of_its_own_time(keep: Any) -> None:
+    keep()
+    keep("rec-2", NIGHT)
+    keep("rec-3", date(2026, 6, 30))
+
+    def begun(night: date) -> str | None:
+        found = other_shops_model(
+            replace(tonight("online_retail"), night=night), RECOMMENDER_SERVICE, 10
+        )
+        return found[0] if found else None
+
+    assert begun(date(2011, 12, 8)) is None
+    assert begun(date(2026, 6, 28)) == "online_retail rec-1"
+    assert begun(NIGHT) == "online_retail rec-2"
+    assert begun(date(2026, 7, 1)) == "online_retail rec-3"
+
+
+def test_nothing_begins_with_a_model_that_is_due_for_retraining(keep: Any) -> None:
+    keep()
+    keep("rec-2", NIGHT, **{registry.DUE: True})
+    said: list[str] = []
+    assert other_shops_model(tonight("online_retail"), RECOMMENDER_SERVICE, 10, said.append) is None
+    assert said and "rec-2 of online_retail learned from somebody who has been erased" in said[0]
+    keep("rec-3", NIGHT)
+    found = other_shops_model(tonight("online_retail"), RECOMMENDER_SERVICE, 10, said.append)
+    assert found is not None and found[0] == "online_retail rec-3"
+    assert said[1:] == ["the training starts from rec-3 of online_retail"]
 
 
 def test_what_cannot_be_started_from_says_why(keep: Any) -> None:

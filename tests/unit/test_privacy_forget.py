@@ -279,6 +279,37 @@ def test_the_shop_is_as_if_the_person_had_never_come(
     assert contents(elsewhere) == there
 
 
+def test_models_that_began_with_one_of_the_person_are_due_too(shop: tuple[Shop, Paths]) -> None:
+    tiny, paths = shop
+    land(tiny, paths, NIGHT)
+    a_night(paths)
+    began = {
+        ("second", "rec-1"): f"{tiny.name} v1",
+        ("second", "rec-2"): f"{tiny.name} v0",  # which ends before the person came
+        ("second", "rec-3"): "nothing",
+        ("first", "rec-4"): "second rec-1",  # earlier in the alphabet than what it began with
+        ("first", "rec-5"): "second rec-2",
+        (tiny.name, "rec-6"): "first rec-4",
+    }
+    cards = {}
+    for (name, version), parent in began.items():
+        path = Paths(name).models / "recommender" / version / "card.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"data_until": "2026-01-01", "started_from": parent}))
+        cards[version] = path
+
+    def is_due(version: str) -> bool:
+        return bool(json.loads(cards[version].read_text()).get("due_for_retraining"))
+
+    result = forget(tiny, paths, WHO, lambda text: None)
+    assert result.due == ["v1", "second rec-1", "first rec-4", f"{tiny.name} rec-6"]
+    assert [version for version in cards if is_due(version)] == ["rec-1", "rec-4", "rec-6"]
+    # asked for again, also after a kill between the cards
+    cards["rec-4"].write_text(json.dumps({"started_from": "second rec-1"}))
+    forget(tiny, paths, WHO, lambda text: None)
+    assert is_due("rec-4")
+
+
 def test_nobody_is_found_under_a_mistyped_id_and_nothing_is_changed(
     shop: tuple[Shop, Paths],
 ) -> None:

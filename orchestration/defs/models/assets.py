@@ -106,6 +106,7 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         from feature_repo.store import apply
         from ml import ModelError, TooLittleHistory
         from ml.nightly import train
+        from ml.registry import STARTED_FROM
         from orchestration.lib.inputs import (
             champion_inputs,
             night_inputs,
@@ -126,10 +127,8 @@ def _recommender(shop: Shop) -> AssetsDefinition:
         }
         try:
             inputs = night_inputs(night, service)
-            begun = other_shops_model(night, service, inputs.events.num_rows)
-            card["started_from"] = begun[0] if begun else "nothing"
-            if shop.recommender.start_from:
-                context.log.info(f"the training starts from {card['started_from']}")
+            begun = other_shops_model(night, service, inputs.events.num_rows, context.log.info)
+            card[STARTED_FROM] = begun[0] if begun else "nothing"
             result = train(
                 inputs,
                 champion_inputs=champion_inputs(night, inputs, service),
