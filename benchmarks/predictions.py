@@ -28,7 +28,8 @@ from core.paths import Paths
 from core.shop import load_shop
 from ingest.pseudonym import load_key, pseudonyms
 from ml.value.judge import Prediction, judge
-from ml.value.nightly import Outcome, Told, tell, train
+from ml.value.nightly import Outcome, train
+from ml.value.tell import Told, tell
 from orchestration.lib.inputs import SEED
 from orchestration.lib.night import Night
 from orchestration.lib.value_inputs import SERVICE, value_inputs

@@ -177,11 +177,10 @@ class Tower(nn.Module):
     ) -> Scoring:
         """What the scores of all items at each moment are made of; `stands_for`: see `Sample`."""
         states = self.encode(batch, items)
-        state = states[batch.row, batch.place]
         day = batch.day[batch.row]
         wait = batch.asof - day.gather(1, batch.place[:, None])[:, 0]
         return Scoring(
-            query=state + self.wait(bucket(wait, AGE_BUCKETS)),
+            query=self.after(states[batch.row, batch.place], wait),
             items=items,
             prior=self.prior(stats).squeeze(-1) + stands_for,
             snapshot=batch.snapshot,
@@ -191,6 +190,10 @@ class Tower(nn.Module):
             first_day=first_day,
             runs=batch.runs,
         )
+
+    def after(self, state: Tensor, wait: Tensor) -> Tensor:
+        """The shopper's vector [N, dim]: the state after the last event, so many days later."""
+        return state + self.wait(bucket(wait, AGE_BUCKETS))  # type: ignore[no-any-return]
 
     def _repeats(self, batch: Batch, items: Tensor, states: Tensor, age: Tensor) -> Tensor:
         """log(floor + sum over the known events with an item of exp(strength)), [N, T].

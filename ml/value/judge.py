@@ -16,6 +16,7 @@ import pyarrow as pa
 from ml.metrics import Estimate
 from ml.value.history import Array
 
+BG_NBD = "bg_nbd"
 RESAMPLES = 200
 DECILES = 10
 _LEAST = 1e-6

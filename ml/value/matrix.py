@@ -42,7 +42,7 @@ class Moments:
         user = user_numbers(table["user_id"], users)
         return cls(user, day_numbers(table["event_timestamp"]), names, values)
 
-    def where(self, mask: np.ndarray) -> Moments:
+    def where(self, mask: np.ndarray | slice) -> Moments:
         """Some of them."""
         return Moments(self.user[mask], self.day[mask], self.names, self.values[mask])
 

@@ -31,6 +31,11 @@ class Target:
         return self.name in (CHURN, REPURCHASE)
 
     @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.name} in {self.days} days"
+
+    @property
     def model(self) -> str:
         """The name of its models in the registry."""
         return f"value_{self.name}" + ("" if self.is_horizon_fitted else f"_{self.days}")

@@ -64,7 +64,7 @@ def encoder_inputs(night: Night) -> EncoderInputs:
 
     settings = night.shop.recommender
     with connect(night.paths.warehouse, read_only=True) as connection:
-        events = _events(connection, night)
+        events = behaviour(connection, night)
     with connect() as connection:
         items: pa.Table = connection.execute(
             """
@@ -89,7 +89,7 @@ def encoder_inputs(night: Night) -> EncoderInputs:
     )
 
 
-def _events(connection: DuckDBPyConnection, night: Night) -> pa.Table:
+def behaviour(connection: DuckDBPyConnection, night: Night) -> pa.Table:
     """The events that the shop's models learn from."""
     settings = night.shop.recommender
     kinds = sorted({*settings.input_events, *settings.target_events})
@@ -124,7 +124,7 @@ def night_inputs(night: Night, service: str = RECOMMENDER_SERVICE) -> NightInput
 
     settings = night.shop.recommender
     with connect(night.paths.warehouse, read_only=True) as connection:
-        events = _events(connection, night)
+        events = behaviour(connection, night)
         users = connection.execute(
             "SELECT user_id FROM marts.dim_users ORDER BY user_id"
         ).to_arrow_table()

@@ -40,7 +40,9 @@ def made(
 
     from ml import TooLittleHistory
     from ml.value.judge import DECILE_TABLE, QUALITY
-    from ml.value.nightly import DRIFT, DRIVERS, FAIRNESS, PREDICTIONS, tell, train
+    from ml.value.nightly import train
+    from ml.value.tables import DRIFT, DRIVERS, FAIRNESS, PREDICTIONS
+    from ml.value.tell import tell
 
     inputs = value_inputs(night)
     card = card | {"feature_service": SERVICE, "night": night.night.isoformat()}
@@ -95,7 +97,7 @@ def _followed_up(night: Night, orders: pa.Table) -> pa.Table:
     import pyarrow.parquet as pq
 
     from ml.value.judge import DECILE_TABLE
-    from ml.value.nightly import followed_up
+    from ml.value.tell import followed_up
 
     folder = night.paths.predictions(night.night).parent
     names = (_DATED.fullmatch(path.name) for path in folder.glob("*"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from core.duck import connect
-from orchestration.lib.inputs import end_of
+from orchestration.lib.inputs import behaviour, end_of
 from orchestration.lib.night import Night
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ml.value.nightly import ValueInputs
+    from ml.value.inputs import ValueInputs
 
 SERVICE = "user_value_v1"
 _VIEW = "user_behaviour_v1"
@@ -21,7 +21,7 @@ _VIEW = "user_behaviour_v1"
 def value_inputs(night: Night) -> ValueInputs:
     """What the value models may know tonight, and what was known at the snapshots before."""
     from feature_repo.store import training_set
-    from ml.value.nightly import ValueInputs
+    from ml.value.inputs import ValueInputs
 
     with connect(night.paths.warehouse, read_only=True) as connection:
         orders = connection.execute(
@@ -39,6 +39,7 @@ def value_inputs(night: Night) -> ValueInputs:
         users = connection.execute(
             "SELECT user_id, country FROM marts.dim_users ORDER BY user_id"
         ).to_arrow_table()
+        events = behaviour(connection, night)
         churn = connection.execute("SELECT horizon_days FROM marts.churn_horizon").fetchone()
     past, tonight = (training_set(night.paths, SERVICE, each) for each in _moments(night))
     return ValueInputs(
@@ -47,6 +48,9 @@ def value_inputs(night: Night) -> ValueInputs:
         orders=orders,
         bought=bought,
         users=users,
+        events=events,
+        met=tuple(night.shop.recommender.input_events),
+        wanted=tuple(night.shop.recommender.target_events),
         night=night.night,
         churn_days=churn[0] if churn and churn[0] else None,
     )

@@ -20,12 +20,14 @@ from ml.value.baselines import Recency, Rfm
 from ml.value.buying import Buying, Known
 from ml.value.heads import Bands, Config, Head, Rows, fit
 from ml.value.history import History
+from ml.value.inputs import BY_TIME, BY_USERS, Prepared, ValueInputs, cut
 from ml.value.judge import RESAMPLES, Prediction, judge
 from ml.value.matrix import folds
-from ml.value.nightly import BY_TIME, BY_USERS, Prepared, ValueInputs, cut, tell, train
+from ml.value.nightly import train
 from ml.value.outcomes import Orders, outcome
 from ml.value.reasons import family, reasons, words
 from ml.value.targets import CHURN, PURCHASE, REPURCHASE, SPEND, Target, targets
+from ml.value.tell import followed_up, tell
 
 NIGHT = date(2026, 6, 28)
 EPOCH = date(1970, 1, 1)
@@ -78,6 +80,15 @@ def shop(users: int = 700, weeks: int = 14, seed: int = 1) -> ValueInputs:
         "user_id": ids[days // 100_000],
         "trade_date": pa.array((days % 100_000).astype(np.int32), pa.date32()),
     }
+    # everybody stays within ten items of forty
+    item = user % 4 * 10 + random.integers(0, 10, len(user))
+    seen = np.repeat(np.datetime64("1970-01-01", "us") + day.astype("timedelta64[D]"), 2)
+    events = {
+        "user_id": ids[np.repeat(user, 2)],
+        "item_id": np.array([f"i{n:02d}" for n in range(40)], object)[np.repeat(item, 2)],
+        "event_type": np.tile(np.array(["view", "purchase"], object), len(user)),
+        "event_ts": pa.array(seen + np.tile([0, 3_600_000_000], len(user)).astype("m8[us]")),
+    }
     country = pa.array(np.where(np.arange(users) % 3 > 0, "DE", "FR").astype(object))
     return ValueInputs(
         past=pa.concat_tables(tables[:-1]),
@@ -85,6 +96,9 @@ def shop(users: int = 700, weeks: int = 14, seed: int = 1) -> ValueInputs:
         orders=orders,
         bought=pa.table(bought),
         users=pa.table({"user_id": ids, "country": country}),
+        events=pa.table(events),
+        met=("view", "purchase"),
+        wanted=("purchase",),
         night=NIGHT,
         churn_days=21,
     )
@@ -390,6 +404,26 @@ def test_a_night_judges_promotes_and_tells_everybody(
     assert told.versions["purchase_30"] == by[PURCHASE, 30].version
     assert max(map(len, table["top_reasons"].to_pylist())) <= 3
     assert told.drift.num_rows and told.drivers.num_rows
+    model = nightly.champion(models, Target(PURCHASE, 30), NIGHT, CARD["feature_service"])
+    assert model and model.taste and "taste_1" in model.head.features
+
+
+def test_many_users_are_told_as_few_are(
+    inputs: ValueInputs,
+    trained: tuple[Path, list[nightly.Outcome]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Some at a time, so that memory does not grow with the users."""
+    models, _ = trained
+    service = CARD["feature_service"]
+    whole = tell(inputs, models=models, feature_service=service, seed=1)
+    monkeypatch.setattr("ml.value.tell._AT_ONCE", 400)
+    parts = tell(inputs, models=models, feature_service=service, seed=1)
+    numbers = ["value", "low", "high"]
+    assert parts.predictions.drop_columns(numbers).equals(whole.predictions.drop_columns(numbers))
+    for name in numbers:
+        found, wanted = (each.predictions[name].to_numpy() for each in (parts, whole))
+        assert found == pytest.approx(wanted, rel=1e-4, abs=1e-6)
 
 
 def test_the_same_night_again_finds_the_same(
@@ -435,7 +469,7 @@ def test_what_was_told_is_held_against_what_came(inputs: ValueInputs) -> None:
         }
     )
     then = NIGHT - timedelta(days=10)
-    found = nightly.followed_up(told, inputs.orders, then, NIGHT)
+    found = followed_up(told, inputs.orders, then, NIGHT)
     assert found["horizon_days"].unique().to_pylist() == [7]  # the 30 days are not over
     assert found["n"].to_pylist() == [10] * 10
     window = pc.and_(
