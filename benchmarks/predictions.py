@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -40,7 +41,7 @@ SHOWN = {
 }
 
 
-def section(shop: str, threads: int) -> str:
+def section(shop: str, threads: int, has_vector: bool) -> str:
     """The tables of one shop's newest night."""
     about, paths = load_shop(shop), Paths(shop)
     with connect(paths.marts, read_only=True) as marts:
@@ -49,6 +50,8 @@ def section(shop: str, threads: int) -> str:
     night = Night(about, paths, found[0])
     began = time.perf_counter()
     inputs = value_inputs(night)
+    if not has_vector:
+        inputs = replace(inputs, events=inputs.events.slice(0, 0))
     read = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         models, card = Path(folder), {"feature_service": SERVICE}
@@ -132,6 +135,7 @@ def main() -> None:
     parser.add_argument("--raw", type=Path, help="folder of the real shop's raw files")
     parser.add_argument("--there", action="store_true", help="the nights lie in PERENNIAL_VAR")
     parser.add_argument("--threads", type=int, default=2, help="of LightGBM")
+    parser.add_argument("--no-vector", action="store_true", help="heads without users' vectors")
     parser.add_argument("--write", action="store_true", help="keep the page in results/")
     asked = parser.parse_args()
     quiet()
@@ -141,7 +145,7 @@ def main() -> None:
             os.environ["PERENNIAL_VAR"] = folder
         for shop in asked.shop:
             if asked.there or newest_night(shop, asked.scale, asked.raw):
-                parts.append(section(shop, asked.threads))
+                parts.append(section(shop, asked.threads, not asked.no_vector))
             else:
                 parts.append(f"## {shop}\n\nSkipped: its raw files are not here; name --raw.")
     publish("Predictions of every user", parts, ["lightgbm", "duckdb"], asked.write)
