@@ -325,6 +325,20 @@ def test_a_later_night_is_judged_against_the_champion(shop, trained, tmp_path):
     assert registry.champion(tmp_path / "models", "recommender", NIGHT) == known[-1].version
 
 
+def test_a_worse_challenger_is_kept_but_not_promoted(shop, trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path, dirs_exist_ok=True)
+    models = tmp_path / "models"
+    later = dataclasses.replace(shop, night=NIGHT + timedelta(days=1))
+    lists = score(later, models=models, feature_service="recommender_v1", k=10).tonight
+    for _ in range(2):  # a night that is run again finds what it found
+        worse = run(dataclasses.replace(later, max_steps=1), tmp_path)
+        assert not worse.promoted
+        assert worse.model_version in registry.versions(models, "recommender")
+        assert registry.champion(models, "recommender", later.night) == trained[1].model_version
+        again = score(later, models=models, feature_service="recommender_v1", k=10).tonight
+        assert again.equals(lists)
+
+
 def test_events_after_the_night_are_not_known(shop, trained):
     folder, _ = trained
     late = pa.table(
