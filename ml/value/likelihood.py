@@ -59,12 +59,14 @@ class Fit:
 
 
 def maximise(
-    objective: Objective, start: Array, positive: int, what: str, prior: float = 0.0
-) -> Fit:
+    objective: Objective, start: Array, positive: int, what: str, prior: float = 0.0,
+    spread: Array | None = None,
+) -> Fit:  # fmt: skip
     """The most likely parameters; raises ModelError when the search ends nowhere.
 
     `start` [p], of which the first `positive` are positive; `what` names the model in the words of
-    the error; `prior` is a precision, 0 for none.
+    the error; `prior` is a precision, 0 for none. `spread` [p, p] is the covariance that some of
+    the customers gave: in steps of its shape the search is a few passes.
     """
     from scipy.optimize import minimize
 
@@ -78,28 +80,30 @@ def maximise(
 
     begin = _searched(start, positive)
     scale = abs(negative(begin)[0]) or 1.0  # steps and tolerances are for numbers near 1
+    shape = np.eye(len(begin)) if spread is None else np.linalg.cholesky(spread)
 
-    def scaled(place: Array) -> tuple[float, Array]:
-        value, gradient = negative(place)
-        return value / scale, gradient / scale
+    def scaled(step: Array) -> tuple[float, Array]:
+        value, gradient = negative(np.clip(shape @ step, -_FAR, _FAR))
+        return value / scale, gradient @ shape / scale
 
     found = minimize(
         scaled,
-        begin,
+        np.linalg.solve(shape, begin),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(-_FAR, _FAR)] * len(begin),
+        bounds=[(-_FAR, _FAR)] * len(begin) if spread is None else None,
         options={"maxiter": 500, "ftol": 1e-12, "gtol": 1e-9},
     )
-    at_edge = np.abs(found.x) >= _FAR - 1e-6
+    place = np.clip(shape @ found.x, -_FAR, _FAR)
+    at_edge = np.abs(place) >= _FAR - 1e-6
     if not np.isfinite(found.fun) or at_edge.any():
         raise ModelError(
             f"{what}: the likelihood has no maximum within reach (parameters "
-            f"{_natural(found.x, positive).round(4).tolist()}); customers may be too few or too "
+            f"{_natural(place, positive).round(4).tolist()}); customers may be too few or too "
             "much alike"
         )
-    covariance = _covariance(negative, found.x, what)
-    parameters = _natural(found.x, positive)
+    covariance = _covariance(negative, place, what)
+    parameters = _natural(place, positive)
     value = float(objective(parameters)[0])
     return Fit(parameters, covariance, positive, value, int(found.nfev))
 

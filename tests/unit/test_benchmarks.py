@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from benchmarks import value
 from benchmarks.features import FEATURES, History, joins, verdict
 from benchmarks.lib.night import Took
 from benchmarks.night import compare
@@ -43,3 +45,17 @@ def test_a_night_with_nothing_to_do_has_no_steps() -> None:
     assert "| starting, between the steps, ending | 12.0 | 1.5 |" in page
     assert "| peak memory, MB | 1,024 | 128 |" in page
     assert "| new raw rows a second | 50 | 0 |" in page
+
+
+@pytest.mark.parametrize("law", [value.BG, value.PARETO, value.GAMMA])
+def test_the_simulated_customers_are_those_of_the_law_that_is_fitted(law: str) -> None:
+    found = value.one(law, value.SECONDS, 6_000, 0)
+    spread = np.log(found["high"]) - np.log(found["low"])  # of 3.92 standard errors
+    away = np.log(found["found"]) - np.log(value.TRUE[law])
+    assert (np.abs(away) < spread).all(), found
+    assert found["fit"] > 0 and 0 < found["pass"] < found["fit"]
+
+
+def test_customers_of_whole_days_are_fewer_rows() -> None:
+    assert value.one(value.BG, value.WHOLE_DAYS, 6_000, 0)["rows"] < 5_700
+    assert value.one(value.BG, value.SECONDS, 6_000, 0)["rows"] == 6_000

@@ -205,6 +205,26 @@ def test_known_parameters_lie_within_their_intervals() -> None:
     np.testing.assert_allclose(np.cov(drawn.T), fit.covariance, rtol=0.15, atol=1e-4)
 
 
+def test_a_search_that_begins_with_some_customers_ends_where_one_of_all_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = simulated(4000, seed=2)
+    _, whole = ParetoNbd.fit(rows)
+    monkeypatch.setattr(pareto_nbd, "PREVIEW", 1900)
+    _, begun = ParetoNbd.fit(rows)
+    error = np.sqrt(np.diag(whole.covariance))
+    np.testing.assert_array_less(np.abs(np.log(begun.parameters / whole.parameters)), 1e-2 * error)
+    np.testing.assert_allclose(begun.covariance, whole.covariance, rtol=1e-2)
+
+
+def test_what_some_customers_leave_open_all_may_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = simulated(3000, seed=2)
+    _, whole = ParetoNbd.fit(rows)
+    monkeypatch.setattr(pareto_nbd, "PREVIEW", 2)
+    _, begun = ParetoNbd.fit(rows)
+    np.testing.assert_array_equal(begun.parameters, whole.parameters)
+
+
 def test_what_sets_customers_apart_is_found() -> None:
     model, fit = BgNbd.fit(simulated(20_000, seed=5, traits=True))
     truth = np.array([0.7, -0.5])
