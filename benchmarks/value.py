@@ -3,7 +3,8 @@
 The customers of each model are simulated by its own law, with times to the second, so that hardly
 two are alike, and with times in whole days, as a shop's marts have them: equal customers are then
 one row that counts as many. Each fit runs in a process of its own. Its memory is the highest that
-the process holds while it fits (VmHWM of Linux, set back before) less what it holds before.
+the process holds while it fits (VmHWM of Linux, set back before) less what it holds before. The
+peer, `lifetimes`, is not among perennial's dependencies: it is measured where it is installed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,7 +33,11 @@ from ml.value.likelihood import Fit
 from ml.value.pareto_nbd import ParetoNbd
 
 BG, PARETO, GAMMA = "BG/NBD", "Pareto/NBD", "Gamma-Gamma"
-TRUE = {BG: (0.6, 40.0, 0.9, 2.5), PARETO: (0.6, 40.0, 0.7, 300.0), GAMMA: (6.0, 3.5, 15.0)}
+TRUE: dict[str, Any] = {
+    BG: (0.6, 40.0, 0.9, 2.5),
+    PARETO: (0.6, 40.0, 0.7, 300.0),
+    GAMMA: (6.0, 3.5, 15.0),
+}
 """r, alpha, a, b; r, alpha, s, beta; p, q, v; times in days"""
 NAMES = {BG: "r alpha a b", PARETO: "r alpha s beta", GAMMA: "p q v"}
 SECONDS, WHOLE_DAYS = "seconds", "days"
@@ -222,7 +228,8 @@ def peers(n: int, seed: int, limit: float) -> str:
         ends = ", ".join(f"{each:.4g}" for each in ours["found"])
         rows.append([law, f"{ours['fit']:.1f}", *body, ends, numbers])
     head = ["", "ours, s", "lifetimes, s", "lifetimes, MB", "ours found", "lifetimes found"]
-    return f"The library lifetimes, {n:,} customers, times to the second:\n\n{table(head, rows)}"
+    about = f"lifetimes {version('lifetimes')}, {n:,} customers, times to the second"
+    return f"{about}:\n\n{table(head, rows)}"
 
 
 def main() -> None:
